@@ -1,0 +1,1 @@
+"""From a YAML list to a typed recipe: find, read, compile to Hydra's form, compose, check."""

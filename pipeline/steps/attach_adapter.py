@@ -1,0 +1,51 @@
+"""`attach_adapter`: put a trained adapter on the base."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated
+
+from pydantic import Field
+
+from pipeline.blueprint import Adapter, State
+from pipeline.checkpoint.adapter import inspect_adapter
+from pipeline.errors import InputError, Refused
+from pipeline.steps import step, step_settings
+
+
+@step_settings
+class AttachAdapterSettings:
+    path: str
+    """Folder of the adapter, or its id on the Hugging Face Hub."""
+    revision: str | None = None
+    """Branch, tag or commit of an adapter on the Hub."""
+    name: str | None = None
+    """What to call it within the model; by default `default`, then `default_2`, ..."""
+    weight: Annotated[float, Field(allow_inf_nan=False)] = 1.0
+    """Multiplies the adapter's delta. Only for adapters that are a delta: LoRA, LoHa, LoKr."""
+
+
+@step(needs=["base"], makes=["adapter"])
+def attach_adapter(settings: AttachAdapterSettings, state: State) -> State:
+    """Attach an adapter; attach more than one and all of them are active together."""
+    blueprint = state.blueprint
+    assert blueprint is not None
+    names = [adapter.name for adapter in blueprint.all_adapters]
+    name = settings.name or ("default" if not names else f"default_{len(names) + 1}")
+    adapter = Adapter(settings.path, name=name, revision=settings.revision, weight=settings.weight)
+    planned = state.with_blueprint(replace(blueprint, adapters=(*blueprint.adapters, adapter)))
+    if name in names:
+        raise Refused(
+            f"an adapter named {name!r} is attached already",
+            fix="give this one another `name`",
+            key="name",
+            otherwise=planned,
+        )
+    try:
+        found = inspect_adapter(adapter)
+        found.check_weight(settings.weight)
+        found.check_beside([inspect_adapter(other) for other in blueprint.adapters])
+    except InputError as error:
+        raise Refused(str(error), key="path", otherwise=planned) from error
+    pinned = replace(adapter, revision=found.source.commit or adapter.revision)
+    return state.with_blueprint(replace(blueprint, adapters=(*blueprint.adapters, pinned)))

@@ -1,0 +1,39 @@
+"""`merge`: fold the attached adapters into the weights of the base."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pipeline.blueprint import Fold, State
+from pipeline.errors import Refused
+from pipeline.steps import step, step_settings
+
+
+@step_settings
+class MergeSettings:
+    safe: bool = True
+    """Stop the run when a merged weight is NaN or infinite, and name the module."""
+
+
+@step(needs=["base", "adapter"])
+def merge(settings: MergeSettings, state: State) -> State:
+    """Fold every attached adapter into the base, so that the result serves without PEFT."""
+    blueprint = state.blueprint
+    assert blueprint is not None
+    if not blueprint.adapters:
+        raise Refused(
+            "every adapter is merged already", fix="add an `attach_adapter` step before this one"
+        )
+    folded = replace(
+        blueprint,
+        adapters=(),
+        folds=(*blueprint.folds, Fold(blueprint.adapters, safe=settings.safe)),
+    )
+    if blueprint.quantized:
+        kind = blueprint.base.quantization and blueprint.base.quantization.kind
+        raise Refused(
+            f"the base is still quantized ({kind}); merging into it would round the adapter away",
+            fix="add the line `- dequantize` before this step",
+            otherwise=state.with_blueprint(folded),
+        )
+    return state.with_blueprint(folded)

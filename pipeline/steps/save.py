@@ -1,0 +1,61 @@
+"""`save`: write the model, complete or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from pipeline.blueprint import Dtype, Folder, State
+from pipeline.checkpoint.publish import check_target, input_folders, publishing
+from pipeline.errors import OutputError, Refused
+from pipeline.steps import step, step_settings
+
+if TYPE_CHECKING:
+    from pipeline.run import RunContext
+
+
+@step_settings
+class SaveSettings:
+    path: str = "${run.dir}/model"
+    """Folder to write. Appears under this name only when it is complete."""
+    dtype: Literal["keep"] | Dtype = "keep"
+    """Dtype of the saved weights; `keep` is the base checkpoint's own."""
+    max_shard_size: Annotated[str, Field(pattern=r"^\d+(\.\d+)?\s*([KMGT]i?)?B$")] = "5GB"
+    """Weights beyond this are split over several files."""
+    overwrite: bool = False
+    """Replace a model folder of that name, once the new one is complete."""
+
+
+@step(needs=["base"], makes=["model folder"])
+def save(settings: SaveSettings, state: State) -> State:
+    """Write the model as it stands, with all that it needs to serve: config, tokenizer, chat template,
+    generation config, processor files and a model card."""
+    blueprint = state.blueprint
+    assert blueprint is not None
+    path = Path(settings.path)
+    after = state.with_folder(Folder(path, blueprint))
+    if blueprint.adapters:
+        raise Refused(
+            "the adapter is attached but not merged, so the folder would need PEFT to serve",
+            fix="add `- merge` before this step, or use `save_adapter` to write the adapter alone",
+            otherwise=after,
+        )
+    if any(folder.path == path for folder in state.folders):
+        raise Refused(f"an earlier step writes {path} already", key="path", fix="choose another folder")
+    try:
+        check_target(path, overwrite=settings.overwrite, inputs=input_folders(blueprint))
+    except OutputError as error:
+        raise Refused(error.what, fix=error.fix, key="path", otherwise=after) from error
+    return after
+
+
+@save.act
+def _(settings: SaveSettings, run: RunContext) -> None:
+    from pipeline.realise import write_model
+
+    with publishing(Path(settings.path), overwrite=settings.overwrite) as folder:
+        written = write_model(run, folder, dtype=settings.dtype, max_shard_size=settings.max_shard_size)
+    run.made(Path(settings.path))
+    run.metrics({"bytes": written.bytes, "tensors": written.tensors})
