@@ -166,12 +166,17 @@ class State:
     run_dir: Path = Path()
     step_id: str = ""
     """The id of the step that is being described."""
+    warnings: tuple[str, ...] = ()
+    """What the user should know before the run, in the order in which the steps found it."""
 
     def with_blueprint(self, blueprint: Blueprint) -> State:
         return replace(self, blueprint=blueprint)
 
     def with_folder(self, folder: Folder) -> State:
         return replace(self, folders=(*self.folders, folder))
+
+    def with_warning(self, text: str) -> State:
+        return replace(self, warnings=(*self.warnings, text))
 
     def last_folder(self, kind: Literal["model", "adapter"] = "model") -> Folder | None:
         """The folder of that kind that was described last."""
