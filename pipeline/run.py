@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import logging
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+from pipeline import logs, manifest, memory, secrets, tracking
 from pipeline.blueprint import Blueprint, State
-from pipeline.recipe.model import Recipe
+from pipeline.checkpoint.hashes import hash_files
+from pipeline.errors import MergelineError
+from pipeline.manifest import ErrorRecord, Figure, FileRecord, Manifest, StepRecord
+from pipeline.recipe.model import Recipe, StepCall
 
 if TYPE_CHECKING:
+    from pipeline.plan import Plan
     from pipeline.realise.live import LiveModel
 
 log = logging.getLogger("mergeline")
 
-Figure = float | int | str | bool | None
-"""A value of a metric."""
+LOG_FILE = "run.log"
 
 
 class Bar(Protocol):
@@ -43,13 +53,23 @@ class Console(Protocol):
 class RunContext:
     """What an acting step may use: the state it works on, and ways to tell what it made."""
 
-    recipe: Recipe
-    dir: Path
-    """The run's folder."""
-    console: Console
-    state: State
-    """As the running step described it: `save` finds its own folder in here."""
-    step_id: str
+    def __init__(self, recipe: Recipe, console: Console) -> None:
+        self.recipe = recipe
+        self.console = console
+        self.dir = recipe.run_dir
+        """The run's folder."""
+        self.state = State(run_dir=recipe.run_dir)
+        """As the running step described it: `save` finds its own folder in here."""
+        self.record = StepRecord(id="", step="")
+        """What the manifest will say of the running step."""
+        self._made: list[Path] = []
+        self._used: list[Path] = []
+        self._live: LiveModel | None = None
+
+    @property
+    def step_id(self) -> str:
+        """The id of the running step."""
+        return self.record.id
 
     @property
     def blueprint(self) -> Blueprint:
@@ -60,25 +80,249 @@ class RunContext:
     def live(self, blueprint: Blueprint | None = None) -> LiveModel:
         """The model (by default, as it stands at this step) in memory.
 
-        Kept until another one is asked for: one base at a time, always built from the files anew.
+        Kept until another one is asked for: one base at a time, always built from the files anew. A
+        model that has run is never changed into another, because bitsandbytes repacks 4-bit weights at
+        the first forward pass on some CPUs and PEFT then computes with the wrong layout.
         """
-        raise NotImplementedError
+        from pipeline.realise.live import realise
+
+        wanted = blueprint or self.blueprint
+        if self._live is None or self._live.blueprint != wanted:
+            self.release()
+            self._live = realise(
+                wanted, device=self.recipe.device, seed=self.recipe.seed, console=self.console
+            )
+            for text in self._live.warnings:
+                self.warn(text)
+        return self._live
 
     def release(self) -> None:
-        """Drop the live model, for a step that is about to need the memory."""
+        """Drop the live model, for a step that is about to need the memory or to change the model."""
+        self._live = None
 
     def note(self, text: str) -> None:
         """Say something to the user; it goes to the log and the manifest too."""
+        text = secrets.redact_text(text)
+        log.info("%s: %s", self.step_id, text)
+        self.record.notes.append(text)
+        self.console.note(text)
 
     def warn(self, text: str) -> None:
         """Like `note`, for what the user should look into."""
+        text = secrets.redact_text(text)
+        log.warning("%s: %s", self.step_id, text)
+        self.record.warnings.append(text)
+        self.console.warn(text)
 
     def metrics(self, figures: Mapping[str, Figure]) -> None:
         """Record figures; in the manifest they stand as `<step id>.<name>`."""
+        self.record.metrics.update(figures)
 
     def made(self, path: Path) -> None:
         """Record a file or folder that this step wrote; its files are hashed into the manifest."""
+        self._made.append(path)
+
+    def used(self, path: Path) -> None:
+        """Record a file that this step read, besides the base and the adapters."""
+        self._used.append(path)
 
     def bar(self, label: str, total: float, unit: str = "") -> AbstractContextManager[Bar]:
         """A progress bar."""
         return self.console.bar(label, total, unit)
+
+    def take_made(self) -> list[FileRecord]:
+        """The files that the step made, hashed; begins a new list."""
+        made, self._made = self._made, []
+        return self._records(_files_in(made))
+
+    def take_used(self) -> list[FileRecord]:
+        """The files that steps used, hashed."""
+        return self._records(sorted(set(self._used)))
+
+    def _records(self, files: list[Path]) -> list[FileRecord]:
+        with self.bar("hashing", sum(f.stat().st_size for f in files), unit="B") as bar:
+            hashes = hash_files(files, bar.advance)
+        return [
+            FileRecord(path=_told(f, self.dir), bytes=f.stat().st_size, sha256=hashes[f]) for f in files
+        ]
+
+
+def run(recipe: Recipe, plan: Plan, console: Console) -> Manifest:
+    """Run the steps of a planned recipe, and return the manifest, which is also in the run's folder.
+
+    Whatever a step raises is caught, recorded in the manifest and told to the console; the status of
+    the manifest says how the run ended.
+    """
+    recipe.run_dir.mkdir(parents=True, exist_ok=True)
+    record = _begin(recipe, plan)
+    record.write()
+    context = RunContext(recipe, console)
+    started = time.perf_counter()
+    with logs.run_log(recipe.run_dir / LOG_FILE), _terminate_politely():
+        log.info("recipe %s, overrides %s", recipe.path, list(recipe.overrides))
+        console.run_started(recipe)
+        try:
+            _run_steps(recipe, plan, context, record)
+            _finish_inputs(plan, context, record)
+            record.status = "done"
+        except KeyboardInterrupt:
+            record.status = "interrupted"
+        except _StepFailed:
+            record.status = "failed"
+        finally:
+            context.release()
+            record.finished = _now()
+            record.seconds = round(time.perf_counter() - started, 3)
+            record.write()
+            log.info("run %s after %.1f s", record.status, record.seconds)
+        _track(recipe, record, console)
+    return record
+
+
+class _StepFailed(Exception):
+    """A step failed, and the manifest tells why."""
+
+
+def _run_steps(recipe: Recipe, plan: Plan, context: RunContext, record: Manifest) -> None:
+    for number, (call, state, entry) in enumerate(
+        zip(recipe.steps, plan.states, record.steps, strict=True), start=1
+    ):
+        context.state, context.record = state, entry
+        entry.status = "running"
+        record.write()
+        context.console.step_started(number, len(recipe.steps), call.id, call.step.summary)
+        memory.reset_peak()
+        started = time.perf_counter()
+        try:
+            if call.step.action is not None:
+                call.step.action(call.settings, context)
+                entry.outputs = context.take_made()
+            entry.status = "done"
+        except BaseException as error:
+            entry.error = _explain(error)
+            stopped = isinstance(error, KeyboardInterrupt)
+            entry.status = "interrupted" if stopped else "failed"
+            record.error = entry.error
+            for later in record.steps[number:]:
+                later.status = "skipped"
+            log.error("%s failed", call.id, exc_info=error)
+            context.console.step_failed(
+                call.id, time.perf_counter() - started, _say(entry.error, recipe, call)
+            )
+            if stopped:
+                raise
+            raise _StepFailed from error
+        finally:
+            entry.seconds = round(time.perf_counter() - started, 3)
+            entry.peak_memory_bytes = memory.peak_bytes()
+            record.write()
+        context.console.step_done(call.id, entry.seconds)
+
+
+def _begin(recipe: Recipe, plan: Plan) -> Manifest:
+    """The manifest of a run that has not done anything yet."""
+    settings = recipe.resolved.get("steps", {})
+    return Manifest(
+        recipe=recipe.name,
+        recipe_file=str(recipe.path),
+        recipe_sha256=hashlib.sha256(recipe.path.read_bytes()).hexdigest(),
+        run_dir=str(recipe.run_dir.absolute()),
+        started=_now(),
+        overrides=list(recipe.overrides),
+        resolved=dict(recipe.resolved),
+        fingerprint=recipe.fingerprint,
+        engine=plan.engine,
+        tags=list(recipe.tags),
+        steps=[
+            StepRecord(id=c.id, step=c.step.name, preset=c.preset, settings=dict(settings.get(c.id) or {}))
+            for c in recipe.steps
+        ],
+        warnings=list(plan.warnings),
+        versions=manifest.versions(),
+        machine=manifest.machine(),
+        git_commit=manifest.git_commit(Path.cwd()),
+    )
+
+
+def _finish_inputs(plan: Plan, context: RunContext, record: Manifest) -> None:
+    """Hash what went in. Last, so that the files are in the page cache and none is read for nothing."""
+    context.record = StepRecord(id="inputs", step="inputs")
+    for source in plan.sources:
+        folder = source.fetch()
+        files = [folder / name for name in sorted(source.files) if (folder / name).is_file()]
+        for entry in context._records(files):
+            entry.repo, entry.commit = source.repo, source.commit
+            record.inputs.append(entry)
+    record.inputs += context.take_used()
+
+
+def _track(recipe: Recipe, record: Manifest, console: Console) -> None:
+    """Send the figures to the tracker, if one was asked for; a tracker that fails loses no run."""
+    if recipe.tracking is None:
+        return
+    try:
+        tracking.report(recipe, record)
+    except Exception as error:  # third parties raise anything, and the merge itself is done
+        log.error("tracking failed", exc_info=error)
+        console.warn(f"{recipe.tracking} could not be told of this run: {error}")
+
+
+def _explain(error: BaseException) -> ErrorRecord:
+    """Any exception as the manifest and the terminal tell it."""
+    kind = type(error).__name__
+    if isinstance(error, MergelineError):
+        return ErrorRecord(type=kind, what=_clean(error.what), where=error.where, fix=error.fix)
+    if isinstance(error, KeyboardInterrupt):
+        return ErrorRecord(type=kind, what="interrupted", fix="run the same command again")
+    if isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate" in str(error):
+        fix = "free memory, or spread the base with `load_base.device_map=auto` and `offload_folder`"
+        return ErrorRecord(type=kind, what="out of memory", fix=fix)
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        where = error.filename and str(error.filename)
+        return ErrorRecord(type=kind, what="the disk is full", where=where, fix="free space, run again")
+    first = (str(error).strip().splitlines() or ["no message"])[0]
+    fix = f"the whole traceback is in {LOG_FILE} in the run's folder; --debug prints it"
+    return ErrorRecord(type=kind, what=_clean(f"{kind}: {first}"), fix=fix)
+
+
+def _clean(text: str) -> str:
+    return secrets.redact_text(text)
+
+
+def _say(error: ErrorRecord, recipe: Recipe, call: StepCall) -> str:
+    where = error.where or str(recipe.place(call.id))
+    return f"{where}: {error.what}" + (f"\n{error.fix}" if error.fix else "")
+
+
+def _files_in(paths: list[Path]) -> list[Path]:
+    """The files themselves and all files below the folders, in a stable order."""
+    found: set[Path] = set()
+    for path in paths:
+        found.update(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else found.add(path)
+    return sorted(found)
+
+
+def _told(path: Path, run_dir: Path) -> str:
+    path, run_dir = path.absolute(), run_dir.absolute()
+    return str(path.relative_to(run_dir)) if path.is_relative_to(run_dir) else str(path)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+@contextmanager
+def _terminate_politely() -> Iterator[None]:
+    """A SIGTERM (a cluster's, `timeout`'s) ends the run as Ctrl-C does: recorded, nothing half-written."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,30 @@
+"""Peak resident memory of this process, over a stretch of time."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from pathlib import Path
+
+_STATUS = Path("/proc/self/status")
+_CLEAR = Path("/proc/self/clear_refs")
+
+
+def reset_peak() -> None:
+    """Begin a new stretch. Where the system cannot (outside Linux), the peak stays that of the process."""
+    try:
+        _CLEAR.write_text("5")
+    except OSError:
+        return
+
+
+def peak_bytes() -> int:
+    """Most resident bytes since `reset_peak`."""
+    try:
+        for line in _STATUS.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
