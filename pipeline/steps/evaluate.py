@@ -1,0 +1,55 @@
+"""`evaluate`: how well the model knows a text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+
+from pipeline.blueprint import State
+from pipeline.data import check_data_file
+from pipeline.errors import InputError, Refused
+from pipeline.steps import step, step_settings
+
+if TYPE_CHECKING:
+    from pipeline.run import RunContext
+
+
+@step_settings
+class EvaluateSettings:
+    data: str
+    """A .txt or .jsonl file. Fields of a line: `text`; `prompt` and `completion`; `messages`; `input` and
+    `target` (encoder-decoder models); `text` and `label` (classification)."""
+    max_length: Annotated[int, Field(ge=2)] = 1024
+    """Tokens the model sees at once. A longer `text` is measured in pieces; a longer pair is cut off."""
+    batch_size: Annotated[int, Field(ge=1)] = 8
+    """Examples in one forward pass. Changes memory and speed, not the result beyond rounding."""
+    limit: Annotated[int, Field(ge=1)] | None = None
+    """Read only so many examples."""
+
+
+@step(needs=["base"])
+def evaluate(settings: EvaluateSettings, state: State) -> State:
+    """Measure the loss of the model as it stands at this point.
+
+    Gives `loss` (mean negative log-likelihood of a token, in nats), `perplexity` (its exponential) and
+    `tokens`. With prompts and completions, or messages, only the completion or the last answer counts.
+    A classification model gives `loss`, `accuracy` and `examples`.
+    """
+    blueprint = state.blueprint
+    assert blueprint is not None
+    task = blueprint.base.task
+    if task not in ("causal_lm", "seq2seq_lm", "image_text_to_text", "sequence_classification"):
+        raise Refused(
+            f"a model loaded for {task} cannot be measured on text",
+            fix="remove this step, or choose another `task` in `load_base`",
+        )
+    data = Path(settings.data)
+    if state.run_dir in data.parents:
+        return state  # an earlier step of this recipe may write it
+    try:
+        check_data_file(data)
+    except InputError as error:
+        raise Refused(str(error), key="data", otherwise=state) from error
+    return state

@@ -1,0 +1,66 @@
+"""`save_adapter`: write the adapter and the tokenizer, never the base."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.blueprint import Adapter, Folder, State
+from pipeline.checkpoint.publish import check_target, input_folders, publishing
+from pipeline.errors import OutputError, Refused
+from pipeline.steps import nearest, step, step_settings
+
+if TYPE_CHECKING:
+    from pipeline.run import RunContext
+
+
+@step_settings
+class SaveAdapterSettings:
+    path: str = "${run.dir}/adapter"
+    """Folder to write. Appears under this name only when it is complete."""
+    adapter: str | None = None
+    """Name of the adapter, when there are several; by default the one that came last."""
+    overwrite: bool = False
+    """Replace an adapter folder of that name, once the new one is complete."""
+
+
+@step(needs=["adapter"], makes=["adapter folder"])
+def save_adapter(settings: SaveAdapterSettings, state: State) -> State:
+    """Write an adapter with its tokenizer, to be kept or shared without the base.
+
+    The weights are copied as they are; a pickled `adapter_model.bin` is written as safetensors. The
+    report says how small the adapter is beside the base.
+    """
+    blueprint = state.blueprint
+    assert blueprint is not None
+    adapter = _chosen(settings.adapter, blueprint.all_adapters)
+    path = Path(settings.path)
+    after = state.with_folder(Folder(path, blueprint, kind="adapter"))
+    if any(folder.path == path for folder in state.folders):
+        raise Refused(
+            f"an earlier step writes {path} already",
+            key="path",
+            fix="choose another folder",
+            otherwise=after,
+        )
+    inputs = [*input_folders(blueprint), Path(adapter.path)]
+    try:
+        check_target(path, overwrite=settings.overwrite, inputs=inputs)
+    except OutputError as error:
+        raise Refused(error.what, fix=error.fix, key="path", otherwise=after) from error
+    return after
+
+
+def _chosen(name: str | None, adapters: tuple[Adapter, ...]) -> Adapter:
+    if not adapters:
+        raise Refused("no adapter is attached", fix="add an `attach_adapter` step before this one")
+    if name is None:
+        return adapters[-1]
+    known = {adapter.name: adapter for adapter in adapters}
+    if name not in known:
+        raise Refused(
+            f"there is no adapter named {name!r}",
+            fix=nearest(name, known) or f"the names are: {', '.join(known)}",
+            key="adapter",
+        )
+    return known[name]

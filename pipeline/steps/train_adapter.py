@@ -1,0 +1,118 @@
+"""`train_adapter`: fit a LoRA or QLoRA adapter to a text."""
+
+from __future__ import annotations
+
+from dataclasses import field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from pipeline.blueprint import Adapter, Folder, State
+from pipeline.checkpoint.publish import check_target, input_folders, publishing
+from pipeline.data import check_data_file
+from pipeline.errors import InputError, OutputError, Refused
+from pipeline.steps import step, step_settings
+
+if TYPE_CHECKING:
+    from pipeline.run import RunContext
+
+
+@step_settings
+class TrainAdapterSettings:
+    data: str
+    """A .txt or .jsonl file. Fields of a line: `text`; `prompt` and `completion`; `messages`; `input` and
+    `target` (encoder-decoder models); `text` and `label` (classification)."""
+    path: str = "${run.dir}/adapter"
+    """Folder to write. Appears under this name only when it is complete."""
+    name: Annotated[str, Field(pattern=r"^\w+$")] = "default"
+    """What to call the adapter within the model."""
+    overwrite: bool = False
+    """Replace an adapter folder of that name, once the new one is complete."""
+    r: Annotated[int, Field(ge=1)] = 16
+    """Rank of the adapter: columns of A and B. More can learn more, and takes more space."""
+    alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 32
+    """The delta is scaled by alpha / r."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the adapter's inputs that training leaves out at random."""
+    target_modules: Literal["all-linear"] | Annotated[list[str], Field(min_length=1)] = "all-linear"
+    """Names of the layers to adapt, for example `[q_proj, v_proj]`; `all-linear` is all but the head."""
+    modules_to_save: list[str] = field(default_factory=list)
+    """Layers to train in full and save with the adapter, for example `[embed_tokens, lm_head]`."""
+    use_dora: bool = False
+    """DoRA: learn the magnitude of each column apart from its direction."""
+    use_rslora: bool = False
+    """rsLoRA: scale by alpha / sqrt(r), which keeps high ranks learning."""
+    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 2e-4
+    """Highest learning rate, after the warm-up; from there it falls to zero along a cosine."""
+    steps: Annotated[int, Field(ge=1)] = 200
+    """Updates of the weights."""
+    batch_size: Annotated[int, Field(ge=1)] = 8
+    """Examples in one forward pass."""
+    gradient_accumulation: Annotated[int, Field(ge=1)] = 1
+    """Forward passes for one update."""
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Share of the steps during which the learning rate rises."""
+    max_length: Annotated[int, Field(ge=2)] = 512
+    """Tokens in an example. A longer `text` becomes several examples; a longer pair is cut off."""
+    completion_only: bool = True
+    """Learn only the completion, the target or the last answer, not the prompt before it."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
+    """Decides the first weights of the adapter and the order of the examples; by default the recipe's."""
+
+
+@step(needs=["base"], makes=["adapter", "adapter folder"])
+def train_adapter(settings: TrainAdapterSettings, state: State) -> State:
+    """Train a LoRA adapter on the base as it stands: QLoRA when the base is quantized.
+
+    Writes the adapter with its tokenizer, and leaves it attached for the steps that follow.
+    """
+    blueprint = state.blueprint
+    assert blueprint is not None
+    path = Path(settings.path)
+    adapter = Adapter(str(path), name=settings.name)
+    trained = replace(blueprint, adapters=(*blueprint.adapters, adapter))
+    after = state.with_blueprint(trained).with_folder(Folder(path, trained, kind="adapter"))
+    if blueprint.adapters:
+        raise Refused(
+            "an adapter is attached already, and training beside it would mix the two",
+            fix="merge it first (`- merge`), or train before you attach it",
+            otherwise=after,
+        )
+    if settings.name in [other.name for other in blueprint.all_adapters]:
+        raise Refused(
+            f"an adapter named {settings.name!r} is in the model already",
+            fix="give this one another `name`",
+            key="name",
+            otherwise=after,
+        )
+    if blueprint.base.task not in ("causal_lm", "seq2seq_lm", "sequence_classification"):
+        raise Refused(
+            f"training for {blueprint.base.task} is not supported",
+            fix="train with `task: causal_lm`, `seq2seq_lm` or `sequence_classification`, or attach an "
+            "adapter that was trained elsewhere",
+            otherwise=after,
+        )
+    _check_paths(settings, state, after)
+    return after
+
+
+def _check_paths(settings: TrainAdapterSettings, state: State, after: State) -> None:
+    assert state.blueprint is not None
+    path, data = Path(settings.path), Path(settings.data)
+    if any(folder.path == path for folder in state.folders):
+        raise Refused(
+            f"an earlier step writes {path} already",
+            key="path",
+            fix="choose another folder",
+            otherwise=after,
+        )
+    try:
+        if state.run_dir not in data.parents:
+            check_data_file(data)
+    except InputError as error:
+        raise Refused(str(error), key="data", otherwise=after) from error
+    try:
+        check_target(path, overwrite=settings.overwrite, inputs=input_folders(state.blueprint))
+    except OutputError as error:
+        raise Refused(error.what, fix=error.fix, key="path", otherwise=after) from error
