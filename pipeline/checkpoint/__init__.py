@@ -1,0 +1,1 @@
+"""Bases and adapters on disk or on the Hub: find, read, check, publish. Nothing here loads a model."""

@@ -1,0 +1,241 @@
+"""Put a folder or file under its name only when it is complete.
+
+A folder is written beside its target, under a hidden name, and renamed when all of it is on disk. A
+lock beside the target keeps a second run out, and lets the next run clear up after one that was killed.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from pipeline.blueprint import Blueprint
+from pipeline.checkpoint.source import is_path
+from pipeline.checkpoint.rename import exchange, rename_new
+from pipeline.checkpoint.textjson import parse_object
+from pipeline.errors import InputError, OutputError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def check_target(path: Path, *, overwrite: bool, inputs: Sequence[Path]) -> None:
+    """Raise OutputError unless a folder may be written at `path`.
+
+    `inputs` are the folders that are read; the target may not be one of them, in one, or around one.
+    """
+    real = path.expanduser().resolve()
+    for folder in inputs:
+        source = folder.expanduser().resolve()
+        if real == source or real in source.parents or source in real.parents:
+            raise OutputError(
+                f"the target {_relation(real, source)} {folder}, which is read",
+                where=path,
+                fix="choose a folder apart from the base and the adapters",
+            )
+    if path.is_symlink():
+        raise OutputError(
+            "is a symbolic link", where=path, fix=f"write to the folder itself: {path.resolve()}"
+        )
+    if not path.exists():
+        _check_writable(real)
+        return
+    if not path.is_dir():
+        raise OutputError("is a file, and a folder is to be written", where=path, fix="choose another name")
+    if not overwrite:
+        raise OutputError(
+            "exists already", where=path, fix="choose another folder, or set `overwrite: true` to replace it"
+        )
+    why = _why_keep(path)
+    if why:
+        raise OutputError(
+            f"will not be replaced: {why}",
+            where=path,
+            fix="choose another folder, or remove this one yourself",
+        )
+    _check_writable(real)
+
+
+def input_folders(blueprint: Blueprint) -> list[Path]:
+    """The local folders that the blueprint's base and adapters are read from."""
+    references = [blueprint.base.model, *(adapter.path for adapter in blueprint.all_adapters)]
+    return [Path(reference).expanduser() for reference in references if is_path(reference)]
+
+
+@contextmanager
+def publishing(path: Path, *, overwrite: bool) -> Iterator[Path]:
+    """A folder to write into, which becomes `path` when the block ends well.
+
+    When the block raises, what it wrote is removed and `path` is as it was. Raises OutputError when the
+    target may not be written, another run is writing it, or the disk is full.
+    """
+    path = path.expanduser().absolute()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _as_output_error(error, path) from error
+    with _only_writer(path):
+        _clear_leftovers(path)
+        check_target(path, overwrite=overwrite, inputs=())
+        partial = _beside(path, "partial")
+        try:
+            partial.mkdir()
+            yield partial
+            _sync_tree(partial)
+            if path.exists():
+                exchange(partial, path, aside=_beside(path, "replaced"))
+            else:
+                rename_new(partial, path)
+            _sync(path.parent)
+        except Exception as error:
+            if _disk_full(error):
+                raise _as_output_error(error, path) from error
+            raise
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a file so that a reader, or a crash, sees the old text or the new one and nothing between."""
+    partial = _beside(path, "partial")
+    try:
+        with open(partial, "x", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+        _sync(path.parent)
+    except OSError as error:
+        raise _as_output_error(error, path) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _relation(target: Path, source: Path) -> str:
+    if target == source:
+        return "is"
+    return "lies in" if source in target.parents else "holds"
+
+
+def _why_keep(folder: Path) -> str | None:
+    """Why an existing folder is too precious to replace, or None."""
+    real, here = folder.resolve(), Path.cwd()
+    if real in (Path.home(), here, *here.parents):
+        return "you work in it or it is your home"
+    names = {entry.name for entry in folder.iterdir()}
+    if not names:
+        return None
+    if ".git" in names:
+        return "it is a git repository"
+    if _holds(folder / "config.json", "model_type", "architectures"):
+        return None
+    if _holds(folder / "adapter_config.json", "peft_type"):
+        return None
+    return "it does not look like a model or an adapter"
+
+
+def _holds(file: Path, *keys: str) -> bool:
+    try:
+        known = parse_object(file.read_bytes(), where=file)
+    except (OSError, InputError):
+        return False
+    return any(key in known for key in keys)
+
+
+def _check_writable(path: Path) -> None:
+    parent = next(p for p in path.parents if p.exists())
+    if not parent.is_dir():
+        raise OutputError(f"{parent} is a file, so no folder can be made in it", where=path)
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise OutputError(
+            f"no right to write into {parent}", where=path, fix="choose a folder that you may write to"
+        )
+
+
+def _beside(path: Path, kind: str) -> Path:
+    return path.with_name(f".{path.name}.{kind}-{secrets.token_hex(4)}")
+
+
+@contextmanager
+def _only_writer(path: Path) -> Iterator[None]:
+    lock = path.with_name(f".{path.name}.lock")
+    handle = _lock(lock, path)
+    try:
+        yield
+    finally:
+        # Unlinked while it is held: whoever waits on this inode sees that the name is another one now.
+        lock.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _lock(lock: Path, path: Path) -> int:
+    while True:
+        try:
+            handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        except OSError as error:
+            raise _as_output_error(error, path) from error
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if lock.exists() and os.path.samestat(os.fstat(handle), lock.stat()):
+                return handle
+        except BlockingIOError:
+            os.close(handle)
+            raise OutputError(
+                "another run is writing it now", where=path, fix="wait for it, or choose another folder"
+            ) from None
+        except FileNotFoundError:
+            pass
+        os.close(handle)
+
+
+def _clear_leftovers(path: Path) -> None:
+    """What a killed run left beside the target. The lock is held, so nobody is writing these."""
+    for aside in sorted(path.parent.glob(f".{_escape(path.name)}.replaced-*")):
+        if path.exists():
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            aside.rename(path)
+    for partial in path.parent.glob(f".{_escape(path.name)}.partial-*"):
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _escape(name: str) -> str:
+    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
+
+
+def _sync_tree(folder: Path) -> None:
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            _sync(Path(parent) / name)
+        _sync(Path(parent))
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _disk_full(error: BaseException) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in _FULL
+    # The writers of safetensors and torch wrap the system's error in their own, as text.
+    return any(f"os error {number}" in str(error) for number in _FULL)
+
+
+def _as_output_error(error: BaseException, path: Path) -> OutputError:
+    if _disk_full(error):
+        return OutputError(
+            "the disk is full; nothing was left under the output's name",
+            where=path,
+            fix=f"free some space on the disk of {path.parent}, or write elsewhere",
+        )
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return OutputError(f"cannot be written: {reason}", where=path, fix="choose a folder that you may write to")
