@@ -64,7 +64,7 @@ def read_safetensors_header(repo: str, commit: str, name: str) -> bytes:
 
     def part(first: int, last: int) -> bytes:
         headers = build_hf_headers() | {"Range": f"bytes={first}-{last}"}
-        answer = get_session().get(url, headers=headers, timeout=30, follow_redirects=True)
+        answer = get_session().get(url, headers=headers, timeout=30)
         hf_raise_for_status(answer)
         return bytes(answer.content)[: last - first + 1]
 
@@ -96,7 +96,6 @@ def _in_cache(repo: str, revision: str | None) -> Repository:
 
 def _ask(repo: str, revision: str | None, question: Callable[[], T]) -> T:
     """Ask the Hub, and say in our words what went wrong."""
-    import httpx
     from huggingface_hub import constants, errors
 
     try:
@@ -116,7 +115,7 @@ def _ask(repo: str, revision: str | None, question: Callable[[], T]) -> T:
     except errors.HfHubHTTPError as error:
         code = error.response.status_code if error.response is not None else "?"
         what, fix = f"the Hub answered with error {code}", "try again later; see https://status.huggingface.co"
-    except (httpx.HTTPError, OSError) as error:
+    except (errors.HTTPError, OSError) as error:
         what = f"the Hub at {constants.ENDPOINT} cannot be reached ({type(error).__name__})"
         fix = "check the network; with the model in the cache, set HF_HUB_OFFLINE=1; or give a local folder"
     raise InputError(what, where=repo, fix=fix)

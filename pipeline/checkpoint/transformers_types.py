@@ -1,0 +1,53 @@
+"""What the installed transformers knows: model types and their classes, from its source text.
+
+Importing transformers' auto classes takes a second, and a plan must answer at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.metadata
+import importlib.util
+import re
+from functools import cache
+from pathlib import Path
+
+
+def version() -> str:
+    """Version of the installed transformers."""
+    return importlib.metadata.version("transformers")
+
+
+def knows_model_type(kind: str) -> bool:
+    """Whether transformers has this `model_type`, without code from elsewhere."""
+    return kind in _model_types()
+
+
+def nearest_model_type(kind: str) -> str:
+    """A did-you-mean for a misspelt model type, or nothing."""
+    near = difflib.get_close_matches(kind, _model_types(), n=1, cutoff=0.8)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+@cache
+def has_class(kind: str, name: str) -> bool:
+    """Whether transformers' code has a class of that name (in any case: LLaMAForCausalLM is an old form)."""
+    folders = [_root() / "models" / kind, _root() / "models" / kind.replace("-", "_")]
+    text = "".join(f.read_text("utf-8") for d in folders for f in sorted(d.glob("modeling_*.py")))
+    if re.search(rf"^class {re.escape(name)}\b", text, re.MULTILINE | re.IGNORECASE):
+        return True
+    auto = (_root() / "models" / "auto" / "modeling_auto.py").read_text("utf-8")
+    return f'"{name}"' in auto
+
+
+@cache
+def _model_types() -> frozenset[str]:
+    folder = _root() / "models" / "auto"
+    text = "".join((folder / n).read_text("utf-8") for n in ("auto_mappings.py", "configuration_auto.py"))
+    return frozenset(re.findall(r'"([\w.-]+)"(?:, |: )"\w+Config"', text))
+
+
+def _root() -> Path:
+    spec = importlib.util.find_spec("transformers")
+    assert spec is not None and spec.submodule_search_locations
+    return Path(spec.submodule_search_locations[0])
