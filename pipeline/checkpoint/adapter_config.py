@@ -1,0 +1,273 @@
+"""Read `adapter_config.json` as people have it: PEFT's of any version, or something else by that name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.checkpoint import peft_types
+from pipeline.errors import InputError
+
+_OURS = "Mergeline reads adapters of PEFT"
+_FROM_ELSEWHERE: tuple[tuple[frozenset[str], str, str], ...] = (
+    (
+        frozenset({"fine_tune_type", "lora_parameters", "lora_layers"}),
+        "is an adapter config of mlx-lm",
+        f"{_OURS}; fuse it with `mlx_lm.fuse`, or convert its weights to PEFT's names",
+    ),
+    (
+        frozenset({"_diffusers_version", "_class_name"}),
+        "is a config of diffusers",
+        f"{_OURS} over transformers models; use diffusers' own `fuse_lora`",
+    ),
+    (
+        frozenset({"ss_network_module", "network_module", "networkDim"}),
+        "is a config of kohya's scripts for image models",
+        f"{_OURS} over transformers models; use the scripts' own merge",
+    ),
+    (
+        frozenset({"model_class", "adapter_fusion", "leave_out", "hidden_size_reduction"}),
+        "is a config of the AdapterHub library",
+        f"{_OURS}; train or convert it with PEFT",
+    ),
+    (
+        frozenset({"finetuning_type", "lora_rank", "lora_target", "stage", "template"}),
+        "holds training arguments of LLaMA-Factory",
+        f"{_OURS}; give the folder that the training wrote, with its own adapter_config.json",
+    ),
+    (
+        frozenset({"swift_type", "sft_type", "swift_version"}),
+        "is a config of ms-swift",
+        f"{_OURS}; export it with `swift export --to_peft_format true`",
+    ),
+    (
+        frozenset({"architectures", "model_type", "hidden_size"}),
+        "is the config of a whole model",
+        "give the model to `load_base`; an adapter has a `peft_type`",
+    ),
+)
+_DIFFUSERS_TARGETS = frozenset({"to_q", "to_k", "to_v", "to_out.0", "to_add_out", "add_q_proj"})
+_TEXTS = (str, list)
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """A usable PEFT config."""
+
+    options: Mapping[str, Any]
+    """What the installed PEFT knows of it; builds its config object without error."""
+    peft_type: str
+    warnings: tuple[str, ...] = ()
+
+
+def check_adapter_config(raw: Mapping[str, Any], *, where: str) -> AdapterConfig:
+    """Make a usable config of the object in an `adapter_config.json`, or raise InputError, which says
+    what the file is and what to do."""
+    peft_type = _peft_type(raw, where)
+    options, dropped = _known_options(raw, peft_type, where)
+    _check_task(options, where)
+    _check_values(options, peft_type, where)
+    _check_for_diffusers(options, where)
+    options, notes = _without_training(options)
+    warnings = [*dropped, *notes, *_about_class(options, where)]
+    return AdapterConfig(options, peft_type, tuple(warnings))
+
+
+def _peft_type(raw: Mapping[str, Any], where: str) -> str:
+    if "peft_type" not in raw:
+        raise _not_peft(raw, where)
+    kind = raw["peft_type"]
+    known = peft_types.type_names()
+    if kind in known:
+        return str(kind)
+    if isinstance(kind, str) and kind in peft_types.RENAMED:
+        raise InputError(
+            f"`peft_type` {kind} was given up for {peft_types.RENAMED[kind]}, which stores its weights otherwise",
+            where=where,
+            fix="convert it as PEFT's documentation of MiSS shows, or train it again",
+        )
+    near = difflib.get_close_matches(str(kind).upper(), known, n=1, cutoff=0.6)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise InputError(
+        f"`peft_type` {kind!r} is not one that PEFT {peft_types.peft_version()} has{hint}",
+        where=where,
+        fix="mend it, or, if a newer PEFT wrote it: `pip install -U peft`",
+    )
+
+
+def _not_peft(raw: Mapping[str, Any], where: str) -> InputError:
+    base = raw.get("base_model")
+    if isinstance(base, str) and base.startswith("lerobot/"):
+        return InputError(
+            f"is a LeRobot policy's config (base {base}), not an adapter of PEFT",
+            where=where,
+            fix=f"{_OURS} over transformers models; use LeRobot itself for this one",
+        )
+    for marks, what, fix in _FROM_ELSEWHERE:
+        if marks & raw.keys() and not {"lora_alpha", "target_modules"} & raw.keys():
+            return InputError(f"{what}, not an adapter of PEFT", where=where, fix=fix)
+    if {"lora_alpha", "target_modules"} <= raw.keys():
+        return InputError(
+            "names no `peft_type`",
+            where=where,
+            fix='if it is a LoRA of PEFT, add the line `"peft_type": "LORA"`',
+        )
+    keys = ", ".join(sorted(str(key) for key in raw)[:5]) or "nothing"
+    return InputError(
+        f"is not a config of PEFT: it names no `peft_type` (it holds {keys})",
+        where=where,
+        fix=f"{_OURS}; give the folder that PEFT's `save_pretrained` wrote",
+    )
+
+
+def _known_options(
+    raw: Mapping[str, Any], peft_type: str, where: str
+) -> tuple[dict[str, Any], list[str]]:
+    """The options that the installed PEFT has, and warnings for the others.
+
+    Versions of PEFT before and after add options, which are harmless while they are off. A switch that is
+    on, or a filled sub-config, asks for a computation that the installed PEFT does not do.
+    """
+    known = peft_types.options_of(peft_type)
+    options = {key: value for key, value in raw.items() if key in known}
+    unsure = []
+    for key in sorted(raw.keys() - known - {"runtime_config"}):
+        value = raw[key]
+        if key.startswith("_") or value in (None, False, "", [], {}):
+            continue
+        if value is True or isinstance(value, (dict, list)):
+            raise InputError(
+                f"sets `{key}`, which PEFT {peft_types.peft_version()} does not know for {peft_type}",
+                where=where,
+                fix="`pip install -U peft`; or remove it, if you know that it does not change the result",
+            )
+        unsure.append(f"{key}={value!r}")
+    if not unsure:
+        return options, []
+    text = f"{where}: PEFT {peft_types.peft_version()} does not know {', '.join(unsure)}, so it is left out"
+    return options, [text]
+
+
+def _check_task(options: Mapping[str, Any], where: str) -> None:
+    task = options.get("task_type")
+    if task is None or task in peft_types.task_names():
+        return
+    raise InputError(
+        f"`task_type` {task!r} is not one that PEFT has",
+        where=where,
+        fix=f"make it null or one of {', '.join(peft_types.task_names())}",
+    )
+
+
+def _check_values(options: Mapping[str, Any], peft_type: str, where: str) -> None:
+    """Types of the options that most adapters have. PEFT checks hardly any, and fails far from the cause."""
+
+    def want(key: str, right: bool, kind: str) -> None:
+        if not right:
+            raise InputError(
+                f"`{key}` must be {kind}, and is {options[key]!r}", where=where, fix="mend it in the file"
+            )
+
+    for key, value in options.items():
+        if value is None:
+            if key in ("r", "lora_alpha"):
+                want(key, False, "a number")
+            continue
+        match key:
+            case "r":
+                least = 0 if peft_type == "OFT" else 1
+                want(key, type(value) is int and value >= least, f"a whole number of at least {least}")
+            case "lora_alpha" | "alpha":
+                want(key, type(value) in (int, float), "a number")
+            case "target_modules" | "modules_to_save" | "exclude_modules" | "feedforward_modules":
+                want(key, _is_names(value), "a list of names or a pattern")
+            case "target_parameters":
+                want(key, isinstance(value, list) and _is_names(value), "a list of names")
+            case "use_dora" | "use_rslora" | "fan_in_fan_out" | "lora_bias":
+                want(key, isinstance(value, bool), "true or false")
+            case "bias" if peft_type == "LORA":
+                want(key, value in ("none", "all", "lora_only"), "none, all or lora_only")
+            case "rank_pattern" | "alpha_pattern":
+                want(key, _is_figures(value), "an object of names and numbers")
+            case "base_model_name_or_path" | "revision":
+                want(key, isinstance(value, str), "a text")
+            case "layers_to_transform":
+                want(key, type(value) is int or _is_layers(value), "a number or a list of numbers")
+            case "token_indices":
+                want(key, _is_layers(value), "a list of numbers")
+    _check_together(options, where)
+
+
+def _check_together(options: Mapping[str, Any], where: str) -> None:
+    fix = "mend it in the file"
+    pattern = isinstance(options.get("target_modules"), str)
+    layers = options.get("layers_to_transform")
+    if pattern and (layers is not None or options.get("layers_pattern")):
+        raise InputError(
+            "`target_modules` is a pattern, so `layers_to_transform` and `layers_pattern` cannot be set",
+            where=where,
+            fix=fix,
+        )
+    if options.get("layers_pattern") and layers is None:
+        raise InputError("`layers_pattern` needs `layers_to_transform`", where=where, fix=fix)
+    if options.get("use_dora") and options.get("lora_bias"):
+        raise InputError("`use_dora` and `lora_bias` cannot both be on", where=where, fix=fix)
+    if options.get("megatron_config"):
+        raise InputError(
+            "was trained with Megatron's parallel layers (`megatron_config`), which are not supported",
+            where=where,
+            fix="if the weights are in transformers' layout, set `megatron_config` to null",
+        )
+
+
+def _check_for_diffusers(options: Mapping[str, Any], where: str) -> None:
+    targets = options.get("target_modules")
+    mapping = options.get("auto_mapping")
+    library = str(mapping.get("parent_library")) if isinstance(mapping, dict) else ""
+    named = len(_DIFFUSERS_TARGETS & set(targets)) >= 2 if isinstance(targets, list) else False
+    if named or library.startswith("diffusers"):
+        base = options.get("base_model_name_or_path")
+        of = f" ({base})" if base else ""
+        raise InputError(
+            f"adapts an image model of diffusers{of}, not a transformers model",
+            where=where,
+            fix="merge it with diffusers: `pipe.load_lora_weights(...)`, then `pipe.fuse_lora()`",
+        )
+
+
+def _without_training(options: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Take out what only says how the weights were initialised, where PEFT would complain of a mismatch."""
+    kept = dict(options)
+    init = kept.get("init_lora_weights")
+    for key, method in (("loftq_config", "loftq"), ("eva_config", "eva"), ("corda_config", "corda")):
+        if kept.get(key) and init != method:
+            del kept[key]
+    return kept, []
+
+
+def _about_class(options: Mapping[str, Any], where: str) -> list[str]:
+    mapping = options.get("auto_mapping")
+    if not isinstance(mapping, dict):
+        return []
+    library = str(mapping.get("parent_library") or "")
+    if library.startswith("transformers") or not library:
+        return []
+    name = mapping.get("base_model_class")
+    return [
+        f"{where}: was trained on {name} of {library}, which is not part of transformers; "
+        "it fits only a base with the same module names"
+    ]
+
+
+def _is_names(value: object) -> bool:
+    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(n, str) for n in value))
+
+
+def _is_layers(value: object) -> bool:
+    return isinstance(value, list) and all(type(n) is int for n in value)
+
+
+def _is_figures(value: object) -> bool:
+    return isinstance(value, dict) and all(type(n) in (int, float) for n in value.values())
