@@ -1,0 +1,216 @@
+"""From a composed config to a typed recipe, or to all that is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any
+
+from omegaconf import DictConfig
+from pydantic import Field, ValidationError
+
+from pipeline.errors import Place, Problem
+from pipeline.recipe.compile import NO_PRESET, Compiled, Line
+from pipeline.recipe.model import Engine, Recipe, StepCall, Tracker
+from pipeline.recipe.resolve import MISSING, Failure, resolve, root_causes, source_of
+from pipeline.recipe.wrong_values import explain
+from pipeline.steps import makers_of, nearest, step_settings
+
+
+@step_settings
+class Head:
+    """What a recipe sets besides its steps."""
+
+    name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
+    """What the recipe is called; its runs lie in `outputs/<name>/`. By default the file's name."""
+    params: dict[str, Any]
+    """Your own values, for `${params.<name>}` in the steps."""
+    engine: Engine
+    """How models are built: tensor by tensor from file to file (`stream`), in memory (`live`), or by
+    whichever suits (`auto`)."""
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|(cuda|xpu|npu)(:\d+)?)$")]
+    """Where models in memory go."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    """Decides everything that is drawn at random."""
+    tags: list[str]
+    """Your own words, kept in the manifest."""
+    tracking: Tracker | None
+    """Where metrics are sent as well; on the command line only."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where each key stands, and what stands there."""
+
+    known: Mapping[str, Place]
+    file: str
+
+    def of(self, key: str) -> Place:
+        while key:
+            if key in self.known:
+                return self.known[key]
+            key = key.rpartition(".")[0]
+        return Place(self.file)
+
+
+def check(
+    compiled: Compiled,
+    config: DictConfig,
+    places: Mapping[str, Place],
+    presets: Mapping[str, str],
+) -> tuple[Mapping[str, Any], list[Any], list[Problem]]:
+    """Resolve and type a composed recipe.
+
+    Returns the resolved data, one `StepCall` for each step that is sound, and the problems.
+    """
+    where = Places(places, compiled.document.file)
+    failures: list[Failure] = []
+    data: dict[str, Any] = {}
+    for key in (field.name for field in fields(Head)):
+        data[key], failed = resolve(config, key)
+        failures += failed
+    lines = [line for line in compiled.lines if line.id in config.steps]
+    data["steps"] = {}
+    for line in lines:
+        data["steps"][line.id], failed = resolve(config, f"steps.{line.id}")
+        failures += failed
+    data["run"], failed = resolve(config, "run")
+    failures += failed
+
+    problems = [_placed(f.problem, f.key, where) for f in root_causes(failures)]
+    failed_keys = {failure.key for failure in failures}
+    problems += _unasked(data["params"], failures, where)
+    head = {key: value for key, value in data.items() if key not in ("steps", "run")}
+    typed, wrong = _typed(Head, head, "", failed_keys)
+    problems += [_wrong_value(config, key, problem, where) for key, problem in wrong]
+    calls = []
+    for line in lines:
+        key = f"steps.{line.id}"
+        typed, wrong = _typed(line.step.settings, data["steps"][line.id], key, failed_keys)
+        problems += [_wrong_value(config, k, problem, where, line) for k, problem in wrong]
+        if typed is not None:
+            preset = presets.get(line.id, line.preset)
+            calls.append(
+                StepCall(line.id, line.step, None if preset == NO_PRESET else preset, typed, line.place)
+            )
+    problems += _order(compiled, lines)
+    return data, calls, problems
+
+
+def _typed(
+    settings: Any, data: Any, key: str, failed: set[str]
+) -> tuple[Any, list[tuple[str, Problem]]]:
+    """The settings as their class, or what is wrong with them. Values that did not resolve are skipped."""
+    above = f"{key}." if key else ""
+    if not isinstance(data, Mapping):
+        return None, [(key, Problem(f"must be a mapping of options, got {data!r}"))]
+    values = {name: value for name, value in data.items() if value is not MISSING}
+    known = [field.name for field in fields(settings)]
+    lost = {name for name in values if any(f == above + name or f.startswith(f"{above}{name}.") for f in failed)}
+    try:
+        return settings(**values), []
+    except ValidationError as error:
+        found = explain(error, values, known)
+    wrong = [
+        (above + ".".join(str(part) for part in path), problem)
+        for path, problem in found
+        if path and path[0] not in lost
+    ]
+    return None, wrong
+
+
+def _wrong_value(
+    config: DictConfig, key: str, problem: Problem, where: Places, line: Line | None = None
+) -> Problem:
+    """A wrong value is told where it stands, which may be another key that the option refers to."""
+    source = source_of(config, key)
+    if source != key:
+        problem = Problem(f"{problem.what} (as {_as_typed(key)})", problem.fix)
+    elif problem.what.startswith("there is no option") and line is not None:
+        problem = Problem(f"`{line.step.name}` has no option {key.rpartition('.')[2]!r}", problem.fix)
+    elif problem.what.startswith("is required") and line is not None:
+        name = _as_typed(key)
+        fix = f"add `{name.partition('.')[2]}` to the step, or give {name}=VALUE on the command line"
+        return Problem(problem.what, fix, name, where.of(key))
+    return _placed(problem, source, where)
+
+
+def _placed(problem: Problem, key: str, where: Places) -> Problem:
+    return problem.at(where.of(key), _as_typed(key))
+
+
+def _as_typed(key: str) -> str:
+    """The key as one writes it on the command line."""
+    return key.removeprefix("steps.")
+
+
+def _unasked(params: Any, failures: Sequence[Failure], where: Places) -> list[Problem]:
+    """Params left at `???` that no step refers to; the others were told with the step."""
+    told = {failure.target for failure in failures}
+    return [
+        Problem("has no value yet", f"give it on the command line: params.{name}=VALUE").at(
+            where.of(f"params.{name}"), f"params.{name}"
+        )
+        for name, value in (params.items() if isinstance(params, Mapping) else ())
+        if value is MISSING and f"params.{name}" not in told
+    ]
+
+
+def _order(compiled: Compiled, lines: Sequence[Line]) -> list[Problem]:
+    """Steps that need what no step before them makes."""
+    from pipeline.steps import all_steps
+
+    problems: list[Problem] = []
+    made: set[str] = set()
+    position = {line.id: i for i, line in enumerate(compiled.lines)}
+    for line in lines:
+        for at, name in compiled.unknown.items():
+            if at <= position[line.id]:
+                # What stands there is not known; take it for what it seems to be, or for anything.
+                made |= set(all_steps()[name].makes if name else _EVERYTHING)
+        for thing in sorted(line.step.needs - made):
+            makers = makers_of(thing)
+            later = [other for other in lines if other.step.name in makers]
+            article = "an" if thing[0] in "aeiou" else "a"
+            what = f"`{line.step.name}` needs {article} {thing}, and no step before it makes one"
+            if later:
+                fix = f"move `{later[0].id}` (line {later[0].place.line}) up before it"
+            else:
+                fix = f"put {' or '.join(f'`- {name}`' for name in makers)} before it"
+            problems.append(Problem(what, fix, line.id, line.place))
+            made.add(thing)
+        made |= line.step.makes
+    return problems
+
+
+_EVERYTHING = ("base", "adapter", "model folder", "adapter folder")
+
+
+
+
+def make_recipe(
+    compiled: Compiled,
+    data: Mapping[str, Any],
+    calls: Sequence[StepCall],
+    places: Mapping[str, Place],
+    overrides: Sequence[str],
+    fingerprint: str,
+) -> Recipe:
+    """Put a recipe together from what `check` found sound."""
+    return Recipe(
+        name=data["name"],
+        path=Path(compiled.document.file),
+        steps=tuple(calls),
+        run_dir=Path(data["run"]["dir"]),
+        params=data["params"],
+        engine=data["engine"],
+        device=data["device"],
+        seed=data["seed"],
+        tags=tuple(data["tags"]),
+        tracking=data["tracking"],
+        overrides=tuple(overrides),
+        resolved=data,
+        fingerprint=fingerprint,
+        places={_as_typed(key): place for key, place in places.items()},
+    )

@@ -1,0 +1,100 @@
+"""Hydra's part: the search path, the resolvers that give a run its folder, and composing."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from hydra import version
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobRuntime, setup_globals
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, flag_override
+
+from pipeline.recipe.source import PRIMARY, RecipeSource
+from pipeline.resources import conf_dir
+
+
+def search_path(recipe: Path, config_dir: Path | None = None) -> ConfigSearchPathImpl:
+    """Where Hydra looks: the recipe, our `conf/`, then a folder of the user's."""
+    _prepare()
+    path = ConfigSearchPathImpl()
+    path.append("hydra", "pkg://hydra.conf")
+    path.append("recipe", f"recipe://{recipe.resolve()}")
+    path.append("main", f"file://{conf_dir()}")
+    if config_dir is not None:
+        path.append("command-line", f"file://{config_dir.resolve()}")
+    path.append("schema", "structured://")
+    return path
+
+
+def config_loader(recipe: Path, config_dir: Path | None = None) -> ConfigLoaderImpl:
+    """A Hydra config loader for one recipe file."""
+    return ConfigLoaderImpl(search_path(recipe, config_dir))
+
+
+@contextmanager
+def composed(loader: ConfigLoaderImpl, overrides: Sequence[str]) -> Iterator[DictConfig]:
+    """The composed config of one run, with Hydra's own settings in `hydra`, to be resolved inside."""
+    config = loader.load_configuration(PRIMARY, list(overrides), RunMode.RUN)
+    before = HydraConfig.instance().cfg
+    HydraConfig.instance().set_config(config)
+    try:
+        yield config
+    finally:
+        HydraConfig.instance().cfg = before
+
+
+def fingerprint(config: DictConfig) -> str:
+    """SHA-256 (hex) over a composed recipe, wherever its run's folder lies."""
+    clean = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+    with flag_override(clean, ["readonly", "struct"], False):
+        clean.run = {"dir": "RUN"}
+    try:
+        data = OmegaConf.to_container(clean, resolve=True)
+    except Exception:  # the recipe is wrong, which is found and said elsewhere
+        data = OmegaConf.to_container(clean, resolve=False)
+    said = json.dumps(data, sort_keys=True, default=str)
+    return hashlib.sha256(said.encode()).hexdigest()
+
+
+@functools.cache
+def _prepare() -> None:
+    """Make Hydra know what is ours; once for a process."""
+    version.setbase("1.3")
+    Plugins.instance().register(RecipeSource)
+    setup_globals()
+    JobRuntime.instance().set("name", "mergeline")
+    resolvers: dict[str, Any] = {
+        "mergeline.started": _started,
+        "mergeline.fingerprint": lambda *, _root_: fingerprint(_root_)[:8],
+        "mergeline.run_dir": _run_dir,
+    }
+    for name, resolver in resolvers.items():
+        OmegaConf.register_new_resolver(name, resolver, replace=True)
+
+
+@functools.cache
+def _started() -> str:
+    """When this process began to read recipes. Fixed, so that a folder's name never changes midway."""
+    return datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+
+
+def _run_dir() -> str:
+    """The folder of the run that is being composed or run, as Hydra will make it."""
+    hydra = HydraConfig.get()
+    if hydra.mode == RunMode.MULTIRUN:
+        folder = os.path.join(hydra.sweep.dir, hydra.sweep.subdir)
+    else:
+        folder = str(hydra.run.dir)
+    return os.path.abspath(folder) if hydra.job.chdir else folder

@@ -1,0 +1,170 @@
+"""Load a recipe: find it, read it, compose it with Hydra, check it; all mistakes come out together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.object_type import ObjectType
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from pipeline.errors import COMMAND_LINE, Place, Problem, RecipeError
+from pipeline.recipe.check import check, make_recipe
+from pipeline.recipe.compile import NO_PRESET, Compiled
+from pipeline.recipe.compose import composed, config_loader, fingerprint
+from pipeline.recipe.find import find_recipe
+from pipeline.recipe.model import Recipe
+from pipeline.recipe.overrides import Said, preset_problem, read_overrides
+from pipeline.recipe.source import read_recipe
+from pipeline.recipe.yaml_file import read_yaml
+
+
+def load(reference: str, overrides: Sequence[str] = (), *, config_dir: Path | None = None) -> Recipe:
+    """A recipe with the overrides of one run, composed, typed and free of mistakes of form.
+
+    Raises RecipeError with every mistake of the file, its presets and the command line.
+    """
+    path = find_recipe(reference)
+    compiled = read_recipe(path)
+    problems = list(compiled.problems)
+    if config_dir is not None and not config_dir.is_dir():
+        what = f"there is no folder {config_dir}"
+        problems.append(Problem(what, None, "--config-dir", COMMAND_LINE))
+        config_dir = None
+    loader = config_loader(path, config_dir)
+    said, wrong = read_overrides(overrides, compiled, lambda group: _presets(loader, group))
+    problems += wrong
+    said, chosen, found = _check_presets(loader, compiled, said)
+    problems += found
+    if not compiled.lines:
+        raise RecipeError(_sorted(problems))
+    said, wrong = _composable(loader, said)
+    problems += wrong
+    try:
+        with composed(loader, [item.text for item in said]) as config:
+            places = _places(compiled, loader, chosen, said)
+            data, calls, wrong = check(compiled, config, places, chosen)
+            problems += wrong
+            if problems:
+                raise RecipeError(_sorted(problems))
+            return make_recipe(compiled, data, calls, places, overrides, fingerprint(config))
+    except (HydraException, OmegaConfBaseException) as error:
+        problems.append(_from_hydra(error, Place(compiled.document.file)))
+        raise RecipeError(_sorted(problems)) from error
+
+
+def _presets(loader: ConfigLoaderImpl, group: str, searchpath: Sequence[str] = ()) -> list[str]:
+    names = loader.get_group_options(group, ObjectType.CONFIG, overrides=list(searchpath))
+    return sorted(set(names), key=lambda name: (name != NO_PRESET, name))
+
+
+def _check_presets(
+    loader: ConfigLoaderImpl, compiled: Compiled, said: Sequence[Said]
+) -> tuple[list[Said], dict[str, str], list[Problem]]:
+    """The preset that each step ends up with. One that is wrong is replaced by none, so that composing
+    goes on and finds the other mistakes."""
+    problems: list[Problem] = []
+    chosen = {line.id: line.preset for line in compiled.lines}
+    chosen |= {item.key: str(item.value) for item in said if item.preset and compiled.line(item.key)}
+    replaced = list(said)
+    for line in compiled.lines:
+        preset = chosen[line.id]
+        if preset == NO_PRESET:
+            continue
+        wrong = preset_problem(line, preset, lambda group: _presets(loader, group, _searchpath(said)))
+        found = [wrong.at(line.place)] if wrong else []
+        for file in _preset_files(loader, line.step.name, preset):
+            found += read_yaml(file).problems
+        if found:
+            problems += found
+            chosen[line.id] = NO_PRESET
+            replaced = [item for item in replaced if not (item.preset and item.key == line.id)]
+            text = f"step/{line.step.name}@steps.{line.id}={NO_PRESET}"
+            replaced.append(Said("", text, line.id, NO_PRESET, preset=True))
+    return replaced, chosen, problems
+
+
+def _preset_files(loader: ConfigLoaderImpl, step: str, preset: str) -> list[Path]:
+    """The files of a preset: its own, after those of the presets that it names in its `defaults`."""
+    files: list[Path] = []
+    pending = [preset]
+    while pending:
+        name = f"step/{step}/{pending.pop()}.yaml"
+        for source in loader.get_sources():
+            file = Path(source.path) / name
+            if source.scheme() == "file" and file.is_file() and file not in files:
+                files.insert(0, file)
+                defaults = read_yaml(file).data.get("defaults")
+                if isinstance(defaults, list):
+                    pending += [other for other in defaults if isinstance(other, str) and other != "_self_"]
+                break
+    return files
+
+
+def _composable(loader: ConfigLoaderImpl, said: Sequence[Said]) -> tuple[list[Said], list[Problem]]:
+    """Leave out the overrides that only Hydra itself finds wrong, and say what it found."""
+    try:
+        with composed(loader, [item.text for item in said]):
+            return list(said), []
+    except (HydraException, OmegaConfBaseException) as error:
+        whole = error
+    base = [item for item in said if not item.typed]
+    good, problems = base, []
+    for item in said:
+        if item.typed:
+            try:
+                with composed(loader, [other.text for other in [*good, item]]):
+                    good = [*good, item]
+            except (HydraException, OmegaConfBaseException) as error:
+                problems.append(_from_hydra(error, COMMAND_LINE).at(None, item.key))
+    return good, problems or [_from_hydra(whole, COMMAND_LINE)]
+
+
+def _from_hydra(error: Exception, place: Place) -> Problem:
+    """Hydra's words without its advice, which is written for people who write configs, not recipes."""
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
+    lines = [line.strip() for line in str(cause or error).splitlines()]
+    advice = ("To append", "Either remove", "Or add", "See https", "Set the environment", "full_key", "object_type", "reference_type")
+    said = [line for line in lines if line and not line.startswith(advice)]
+    return Problem(" ".join(said) or type(error).__name__, place=place)
+
+
+def _places(
+    compiled: Compiled, loader: ConfigLoaderImpl, chosen: Mapping[str, str], said: Sequence[Said]
+) -> dict[str, Place]:
+    """Where each key of the composed config stands: preset files, then the recipe, then the command line."""
+    places: dict[str, Place] = {}
+    for line in compiled.lines:
+        for file in _preset_files(loader, line.step.name, chosen[line.id]):
+            for path, place in read_yaml(file).places.items():
+                places[".".join(["steps", line.id, *map(str, path)])] = place
+    for path, place in compiled.document.places.items():
+        if path[:1] != ("steps",):
+            places[".".join(map(str, path))] = place
+    for line in compiled.lines:
+        places[f"steps.{line.id}"] = line.place
+        size = len(line.path)
+        for path, place in compiled.document.places.items():
+            if path[:size] == line.path and len(path) > size:
+                places[".".join(["steps", line.id, *map(str, path[size:])])] = place
+    for item in said:
+        if item.typed and not item.preset:
+            head = item.key.partition(".")[0]
+            places[item.key if compiled.line(head) is None else f"steps.{item.key}"] = COMMAND_LINE
+    return places
+
+
+def _searchpath(said: Sequence[Said]) -> list[str]:
+    return [item.text for item in said if item.key == "hydra.searchpath"]
+
+
+def _sorted(problems: Sequence[Problem]) -> list[Problem]:
+    """In the order of the file, the command line last; each once."""
+
+    def order(problem: Problem) -> tuple[bool, str, int, int]:
+        place = problem.place or COMMAND_LINE
+        return (place == COMMAND_LINE, place.file, place.line or 0, place.column or 0)
+
+    return sorted(dict.fromkeys(problems), key=order)
