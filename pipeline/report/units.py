@@ -5,15 +5,13 @@ from __future__ import annotations
 
 def size(count: float) -> str:
     """Bytes in powers of 1000, as disks are sold: `988 MB`, `1.2 GB`."""
+    units = ["B", "kB", "MB", "GB", "TB"]
     amount = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(amount) < 999.5:
-            break
+    while abs(amount) >= 999.5 and len(units) > 1:
         amount /= 1000
-    else:
-        unit = "TB"
-    digits = 0 if unit == "B" or amount >= 99.95 else 1
-    return f"{amount:.{digits}f} {unit}"
+        del units[0]
+    digits = 0 if units[0] == "B" or amount >= 99.95 else 1
+    return f"{amount:.{digits}f} {units[0]}"
 
 
 def duration(seconds: float) -> str:

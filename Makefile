@@ -1,0 +1,39 @@
+# make demo and make test need nothing but Python 3.11 to 3.13; see `make help`.
+
+# The interpreter that .venv is made with; by default the first suitable one that is found.
+PYTHON ?=
+# More for pytest: make test ARGS="tests/test_secrets.py -k jwt"
+ARGS ?=
+# Each test process holds torch and transformers, some 600 MB; four are enough for any machine.
+WORKERS ?= --numprocesses=auto --maxprocesses=4 --dist=worksteal
+
+export PYTHON
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format types venv clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: venv ## Train a small model and an adapter, merge, verify (2 min, no network, no GPU)
+	@.venv/bin/mergeline demo
+
+test: venv ## Run the tests
+	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false .venv/bin/python -m pytest -q $(WORKERS) $(ARGS)
+
+lint: venv ## Check style: ruff's rules and its formatting
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+
+format: venv ## Apply ruff's formatting and its safe fixes
+	@.venv/bin/ruff check --fix .
+	@.venv/bin/ruff format .
+
+types: venv ## Check the types of pipeline/ strictly
+	@.venv/bin/mypy
+
+venv: ## Make .venv, or bring it up to date
+	@.ci/venv
+
+clean: ## Remove .venv, caches and builds; outputs/ stays
+	@rm -rf .venv .pytest_cache .mypy_cache .ruff_cache build dist
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
