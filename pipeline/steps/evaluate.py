@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
 from pipeline.blueprint import State
-from pipeline.data import check_data_file
+from pipeline.data import check_data_file, read_records
 from pipeline.errors import InputError, Refused
 from pipeline.steps import step, step_settings
 
@@ -23,7 +23,7 @@ class EvaluateSettings:
     `target` (encoder-decoder models); `text` and `label` (classification)."""
     max_length: Annotated[int, Field(ge=2)] = 1024
     """Tokens the model sees at once. A longer `text` is measured in pieces; a longer pair is cut off."""
-    batch_size: Annotated[int, Field(ge=1)] = 8
+    batch_size: Annotated[int, Field(ge=1)] = 4
     """Examples in one forward pass. Changes memory and speed, not the result beyond rounding."""
     limit: Annotated[int, Field(ge=1)] | None = None
     """Read only so many examples."""
@@ -53,3 +53,51 @@ def evaluate(settings: EvaluateSettings, state: State) -> State:
     except InputError as error:
         raise Refused(str(error), key="data", otherwise=state) from error
     return state
+
+
+@evaluate.act
+def _(settings: EvaluateSettings, run: RunContext) -> None:
+    from pipeline.encode import encode, pad_token
+    from pipeline.proof.loss import measure
+
+    data, task = Path(settings.data), run.blueprint.base.task
+    records = read_records(data, settings.limit)
+    run.used(data)
+    live = run.live()
+    encoded = encode(
+        records,
+        live.tokenizer,
+        task,
+        _within(settings.max_length, live.model),
+        classes=dict(live.model.config.label2id or {}),
+    )
+    if not encoded.examples:
+        raise InputError(
+            "no token of it can be measured: every example is a single token, or its prompt fills "
+            "`max_length`",
+            where=data,
+            fix="give longer texts, or raise `max_length`",
+        )
+    if encoded.cut:
+        run.warn(f"{encoded.cut} of {len(records)} examples were cut off at {settings.max_length} tokens")
+    with run.bar("evaluating", len(encoded.examples)) as bar:
+        loss = measure(
+            live.model,
+            task,
+            encoded.examples,
+            batch_size=settings.batch_size,
+            pad_id=pad_token(live.tokenizer),
+            done=bar.advance,
+        )
+    if task == "sequence_classification":
+        run.metrics({"loss": loss.mean, "accuracy": loss.accuracy, "examples": loss.counted})
+        run.note(f"loss {loss.mean:.4f}, accuracy {loss.accuracy:.1%} on {loss.counted} examples")
+    else:
+        run.metrics({"loss": loss.mean, "perplexity": loss.perplexity, "tokens": loss.counted})
+        run.note(f"loss {loss.mean:.4f}, perplexity {loss.perplexity:.4g} on {loss.counted:,} tokens")
+
+
+def _within(max_length: int, model: Any) -> int:
+    """No longer than the positions that the model knows."""
+    known = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return min(max_length, known) if isinstance(known, int) and known > 1 else max_length

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
 from pipeline.blueprint import State
-from pipeline.errors import Refused
+from pipeline.errors import InputError, Refused
 from pipeline.steps import step, step_settings
 
 if TYPE_CHECKING:
@@ -60,3 +61,43 @@ def generate(settings: GenerateSettings, state: State) -> State:
             key=key,
         )
     return state
+
+
+@generate.act
+def _(settings: GenerateSettings, run: RunContext) -> None:
+    import torch
+
+    from pipeline.proof.write import Writer
+
+    live = run.live()
+    writer = Writer(live.model, live.tokenizer, run.blueprint.base.task)
+    use_chat = settings.chat != "never" and writer.has_chat_template
+    if settings.chat == "always" and not writer.has_chat_template:
+        raise InputError(
+            "the tokenizer has no chat template",
+            where=f"{run.step_id}.chat",
+            fix="set `chat: auto` to send the prompts as they are",
+        )
+    if settings.system is not None and not use_chat:
+        run.warn("there is no chat template, so the system message is left out")
+    torch.manual_seed(run.recipe.seed)
+    path = run.dir / f"{run.step_id}.jsonl"
+    with run.bar("writing", len(settings.prompts)) as bar, path.open("w", encoding="utf-8") as lines:
+        for prompt in settings.prompts:
+            text = writer.answer(
+                writer.as_chat(prompt, settings.system) if use_chat else prompt,
+                max_new_tokens=settings.max_new_tokens,
+                sampling=_sampling(settings),
+                is_chat=use_chat,
+            )
+            lines.write(json.dumps({"prompt": prompt, "text": text}, ensure_ascii=False) + "\n")
+            run.note(f"{prompt}\n-> {text.strip()}")
+            bar.advance()
+    run.made(path)
+
+
+def _sampling(settings: GenerateSettings) -> dict[str, float]:
+    """Options of transformers' `generate`; empty for greedy."""
+    if not settings.do_sample:
+        return {}
+    return {"temperature": settings.temperature, "top_p": settings.top_p}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -10,11 +11,12 @@ from pydantic import Field
 
 from pipeline.blueprint import Adapter, Folder, State
 from pipeline.checkpoint.publish import check_target, input_folders, publishing
-from pipeline.data import check_data_file
+from pipeline.data import check_data_file, read_records
 from pipeline.errors import InputError, OutputError, Refused
 from pipeline.steps import step, step_settings
 
 if TYPE_CHECKING:
+    from pipeline.realise.train import Lora, Schedule
     from pipeline.run import RunContext
 
 
@@ -57,6 +59,8 @@ class TrainAdapterSettings:
     """Tokens in an example. A longer `text` becomes several examples; a longer pair is cut off."""
     completion_only: bool = True
     """Learn only the completion, the target or the last answer, not the prompt before it."""
+    gradient_checkpointing: bool = False
+    """Compute activations twice rather than keep them: slower, and much less memory."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
     """Decides the first weights of the adapter and the order of the examples; by default the recipe's."""
 
@@ -116,3 +120,100 @@ def _check_paths(settings: TrainAdapterSettings, state: State, after: State) -> 
         check_target(path, overwrite=settings.overwrite, inputs=input_folders(state.blueprint))
     except OutputError as error:
         raise Refused(error.what, fix=error.fix, key="path", otherwise=after) from error
+
+
+@train_adapter.act
+def _(settings: TrainAdapterSettings, run: RunContext) -> None:
+    from pipeline.encode import encode, pad_token
+    from pipeline.realise import train
+    from pipeline.realise.live import realise
+
+    path, data = Path(settings.path), Path(settings.data)
+    seed = run.recipe.seed if settings.seed is None else settings.seed
+    records = read_records(data)
+    run.used(data)
+    run.release()
+    base = replace(run.blueprint, adapters=())
+    started = time.perf_counter()
+    with publishing(path, overwrite=settings.overwrite) as folder:
+        live = realise(base, device=run.recipe.device, seed=seed, console=run.console, trainable=True)
+        encoded = encode(
+            records,
+            live.tokenizer,
+            base.base.task,
+            settings.max_length,
+            count_prompt=not settings.completion_only,
+            end_text=True,
+            classes=dict(live.model.config.label2id or {}),
+        )
+        if not encoded.examples:
+            raise InputError(
+                "there is nothing to learn: every prompt fills `max_length` by itself",
+                where=data,
+                fix="raise `max_length`, or set `completion_only: false`",
+            )
+        if encoded.cut:
+            run.warn(f"{encoded.cut} of {len(records)} examples were cut off at `max_length`")
+        model = train.wrap(
+            live.model,
+            base.base.task,
+            _lora(settings),
+            base.base.model,
+            seed=seed,
+            checkpointing=settings.gradient_checkpointing,
+        )
+        parameters = train.count_parameters(model)
+        with run.bar("training", settings.steps) as bar:
+            result = train.train(
+                model,
+                encoded.examples,
+                _schedule(settings, seed),
+                pad_id=pad_token(live.tokenizer),
+                scratch=folder,
+                stepped=bar.advance,
+            )
+        train.save(model, folder)
+        copy_tokenizer(base, folder)
+    run.made(path)
+    run.note(
+        f"{settings.steps} steps on {len(encoded.examples)} examples, {parameters:,} parameters: "
+        f"loss {result.first_loss:.3f} -> {result.last_loss:.3f}"
+    )
+    run.metrics(
+        {
+            "first_loss": result.first_loss,
+            "train_loss": result.last_loss,
+            "steps": settings.steps,
+            "examples": len(encoded.examples),
+            "trainable_parameters": parameters,
+            "seconds": round(time.perf_counter() - started, 3),
+        }
+    )
+
+
+def _lora(settings: TrainAdapterSettings) -> Lora:
+    from pipeline.realise.train import Lora
+
+    return Lora(
+        r=settings.r,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=settings.target_modules,
+        modules_to_save=settings.modules_to_save or None,
+        use_dora=settings.use_dora,
+        use_rslora=settings.use_rslora,
+    )
+
+
+def _schedule(settings: TrainAdapterSettings, seed: int) -> Schedule:
+    from pipeline.realise.train import Schedule
+
+    return Schedule(
+        steps=settings.steps,
+        batch_size=settings.batch_size,
+        gradient_accumulation=settings.gradient_accumulation,
+        learning_rate=settings.learning_rate,
+        warmup_steps=round(settings.warmup * settings.steps),
+        seed=seed,
+        gradient_checkpointing=settings.gradient_checkpointing,
+    )

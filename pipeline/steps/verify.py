@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import field
+from dataclasses import field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
 from pipeline.blueprint import Folder, State
-from pipeline.errors import Refused
+from pipeline.errors import Refused, VerificationError
 from pipeline.steps import step, step_settings
 
 if TYPE_CHECKING:
+    from pipeline.proof.tolerance import Tolerance
     from pipeline.run import RunContext
 
 Bound = Literal["auto"] | Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
@@ -76,3 +77,59 @@ def _folder(settings: VerifySettings, state: State) -> Folder:
             return folder
     assert state.blueprint is not None
     return Folder(path, state.blueprint)
+
+
+@verify.act
+def _(settings: VerifySettings, run: RunContext) -> None:
+    from pipeline.proof.clean import ask
+    from pipeline.proof.compare import compare
+    from pipeline.proof.reference import listen
+    from pipeline.proof.tolerance import default_tolerance
+
+    folder = _folder(settings, run.state)
+    trained, request = listen(run, folder, settings.prompts)
+    with run.bar("loading the saved model alone", 1) as bar:
+        saved = ask(request, run.dir)
+        bar.advance()
+    if saved.token_ids != trained.token_ids:
+        raise VerificationError(
+            "its tokenizer reads the prompts otherwise than the one of the trained model",
+            where=folder.path,
+            fix="save the folder again with `save`, which brings the right tokenizer",
+        )
+    default = default_tolerance(saved.dtype, folder.blueprint.trained().base.quantization)
+    found = compare(trained.logits, saved.logits, near=default.max_error)
+    kept = None
+    if trained.without_adapters is not None:
+        effect = compare(trained.logits, trained.without_adapters)
+        kept = max(0.0, 1 - found.error / effect.error) if effect.error else None
+    run.metrics(
+        {
+            "error": found.error,
+            "kl": found.kl,
+            "top1": found.top1,
+            "max_diff": found.max_diff,
+            "kept": kept,
+            "positions": found.positions,
+        }
+    )
+    run.note(
+        f"{folder.path.name} against the trained model, {found.positions} positions: error "
+        f"{found.error:.2%}, KL {found.kl:.2g}, top-1 {found.top1:.1%}"
+        + ("" if kept is None else f", {kept:.1%} of the adapters' effect kept")
+    )
+    outside = _bounds(settings, default).broken_by(found, kept)
+    if outside:
+        prompt, position = found.worst
+        text = settings.prompts[prompt] if settings.prompts else trained.texts[prompt]
+        raise VerificationError(
+            f"it is not the model that was trained: {'; '.join(outside)}. Worst at position {position} of "
+            f"the prompt {text[:60]!r}",
+            where=folder.path,
+            fix="look at the steps between `attach_adapter` and `save`; widen a bound only when you know why",
+        )
+
+
+def _bounds(settings: VerifySettings, default: Tolerance) -> Tolerance:
+    asked = {field.name: getattr(settings, field.name) for field in fields(Tolerance)}
+    return replace(default, **{name: bound for name, bound in asked.items() if bound != "auto"})

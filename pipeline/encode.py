@@ -1,0 +1,209 @@
+"""Examples of a data file as the token ids that a model trains on or is measured with."""
+
+from __future__ import annotations
+
+import os.path
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pipeline.blueprint import Task
+from pipeline.data import Record
+from pipeline.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+IGNORED = -100
+"""The label of a token that does not count, as torch's cross-entropy has it."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """Token ids that go in, and the ids that should come out.
+
+    For a causal model `labels` are as long as `input_ids` and stand at the position of the token that
+    they name (the shift by one is made where the loss is taken); for an encoder-decoder model they are
+    the target; for a classifier the one index of the class.
+    """
+
+    input_ids: tuple[int, ...]
+    labels: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The examples, and how many records had to be cut off at `max_length`."""
+
+    examples: tuple[Example, ...]
+    cut: int = 0
+
+
+def encode(
+    records: Iterable[Record],
+    tokenizer: Any,
+    task: Task,
+    max_length: int,
+    *,
+    count_prompt: bool = False,
+    end_text: bool = False,
+    classes: Mapping[str, int] | None = None,
+) -> Encoded:
+    """Tokenize records for a task.
+
+    The prompt of a pair, and every message before the last answer, get `IGNORED` labels unless
+    `count_prompt`. A completion ends with the tokenizer's end-of-sequence token; a plain `text` does
+    when `end_text`. `classes` maps the names of a classifier's labels to their indices. Raises
+    InputError, with file and line, for a record whose fields do not suit the task.
+    """
+    examples: list[Example] = []
+    cut = 0
+    for record in records:
+        if task == "sequence_classification":
+            made = [_classified(record, tokenizer, classes or {})]
+        elif task == "seq2seq_lm":
+            made = [_translated(record, tokenizer)]
+        elif record.has("messages"):
+            made = [_chat(record, tokenizer, count_prompt)]
+        elif record.has("prompt", "completion"):
+            made = [_pair(record, tokenizer, count_prompt)]
+        elif record.has("text"):
+            examples += _pieces(record, tokenizer, max_length, end_text)
+            continue
+        else:
+            raise _unsuited(record, "`text`, `prompt` and `completion`, or `messages`")
+        cut += any(len(e.input_ids) > max_length for e in made)
+        examples += [_shortened(example, max_length, task) for example in made]
+    if task not in ("sequence_classification", "seq2seq_lm"):
+        examples = [e for e in examples if any(label != IGNORED for label in e.labels[1:])]
+    return Encoded(tuple(examples), cut)
+
+
+def batches(
+    examples: Sequence[Example], size: int, pad_id: int
+) -> Iterator[dict[str, torch.Tensor]]:
+    """Examples in groups of `size`, those of like length together, padded on the right."""
+    by_length = sorted(examples, key=lambda example: -len(example.input_ids))
+    for start in range(0, len(by_length), size):
+        yield pad(by_length[start : start + size], pad_id)
+
+
+def pad(examples: Sequence[Example], pad_id: int) -> dict[str, torch.Tensor]:
+    """One batch: `input_ids`, `attention_mask` and `labels`, each (examples, tokens)."""
+    import torch
+
+    width = max(len(example.input_ids) for example in examples)
+    span = max(len(example.labels) for example in examples)
+    ids = torch.full((len(examples), width), pad_id, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    labels = torch.full((len(examples), span), IGNORED, dtype=torch.long)
+    for row, example in enumerate(examples):
+        ids[row, : len(example.input_ids)] = torch.tensor(example.input_ids)
+        mask[row, : len(example.input_ids)] = 1
+        labels[row, : len(example.labels)] = torch.tensor(example.labels)
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+
+def pad_token(tokenizer: Any) -> int:
+    """An id to fill up rows with; masked, so any id does where the tokenizer has none for it."""
+    known = (tokenizer.pad_token_id, tokenizer.eos_token_id)
+    return next((int(token) for token in known if token is not None), 0)
+
+
+def _ids(tokenizer: Any, text: str, *, special: bool) -> list[int]:
+    found = tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]
+    return [int(token) for token in found]
+
+
+def _end(tokenizer: Any) -> list[int]:
+    return [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
+
+
+def _pieces(record: Record, tokenizer: Any, max_length: int, end_text: bool) -> Iterator[Example]:
+    ids = _ids(tokenizer, record.text("text"), special=True)
+    if end_text and ids[-1:] != _end(tokenizer):
+        ids += _end(tokenizer)
+    for start in range(0, len(ids), max_length):
+        piece = tuple(ids[start : start + max_length])
+        yield Example(piece, piece)
+
+
+def _pair(record: Record, tokenizer: Any, count_prompt: bool) -> Example:
+    prompt = _ids(tokenizer, record.text("prompt"), special=True)
+    while prompt and prompt[-1:] == _end(tokenizer):
+        prompt.pop()  # some tokenizers end every text, and the completion is to come
+    completion = _ids(tokenizer, record.text("completion"), special=False) + _end(tokenizer)
+    return _joined(prompt, completion, count_prompt)
+
+
+def _chat(record: Record, tokenizer: Any, count_prompt: bool) -> Example:
+    if not getattr(tokenizer, "chat_template", None):
+        raise InputError(
+            "`messages` need a chat template, and the tokenizer has none",
+            where=record.place,
+            fix="write `prompt` and `completion` instead",
+        )
+    messages = record.fields["messages"]
+    try:
+        whole = tokenizer.apply_chat_template(messages, tokenize=False)
+        before = tokenizer.apply_chat_template(
+            messages[:-1] or messages, tokenize=False, add_generation_prompt=True
+        )
+    except Exception as error:  # templates raise what they like
+        raise InputError(
+            f"the chat template refuses these messages: {error}",
+            where=record.place,
+            fix="give the roles in the order that the model's template wants",
+        ) from error
+    if messages[-1]["role"] != "assistant":
+        before = ""
+    # Some templates write the last answer otherwise than the prompt for it announces.
+    shared = os.path.commonprefix([whole, before])
+    prompt = _ids(tokenizer, shared, special=False)
+    return _joined(prompt, _ids(tokenizer, whole[len(shared) :], special=False), count_prompt)
+
+
+def _joined(prompt: list[int], completion: list[int], count_prompt: bool) -> Example:
+    hidden = prompt if count_prompt else [IGNORED] * len(prompt)
+    return Example((*prompt, *completion), (*hidden, *completion))
+
+
+def _translated(record: Record, tokenizer: Any) -> Example:
+    for source, target in (("input", "target"), ("prompt", "completion")):
+        if record.has(source, target):
+            labels = _ids(tokenizer, record.text(target), special=True)
+            if labels[-1:] != _end(tokenizer):
+                labels += _end(tokenizer)
+            return Example(
+                tuple(_ids(tokenizer, record.text(source), special=True)), tuple(labels)
+            )
+    raise _unsuited(record, "`input` and `target`")
+
+
+def _classified(record: Record, tokenizer: Any, classes: Mapping[str, int]) -> Example:
+    if not record.has("text", "label"):
+        raise _unsuited(record, "`text` and `label`")
+    label = record.fields["label"]
+    index = classes.get(label) if isinstance(label, str) else label
+    if isinstance(index, bool) or not isinstance(index, int) or index not in classes.values():
+        raise InputError(
+            f"the model has no class {label!r}",
+            where=record.place,
+            fix=f"its classes are: {', '.join(f'{name} ({i})' for name, i in classes.items())}",
+        )
+    return Example(tuple(_ids(tokenizer, record.text("text"), special=True)), (index,))
+
+
+def _shortened(example: Example, max_length: int, task: Task) -> Example:
+    if task == "sequence_classification":
+        return Example(example.input_ids[:max_length], example.labels)
+    return Example(example.input_ids[:max_length], example.labels[:max_length])
+
+
+def _unsuited(record: Record, wanted: str) -> InputError:
+    has = ", ".join(f"`{name}`" for name in record.fields)
+    return InputError(
+        f"the example has {has}, which this model cannot use",
+        where=record.place,
+        fix=f"it needs {wanted}",
+    )

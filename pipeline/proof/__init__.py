@@ -1,0 +1,1 @@
+"""How right a model is: its loss on a text, and whether a saved one is the one that was trained."""

@@ -1,0 +1,84 @@
+"""A saved folder's predictions, from a process of its own that has never heard of peft."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import pipeline
+from pipeline.blueprint import Dtype
+from pipeline.errors import VerificationError
+from pipeline.proof.logits import Request
+
+if TYPE_CHECKING:
+    import torch
+
+log = logging.getLogger("mergeline")
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the clean process found."""
+
+    logits: list[torch.Tensor]
+    """For each prompt (positions, classes), float32."""
+    token_ids: list[list[int]]
+    """As the folder's own tokenizer made them."""
+    dtype: Dtype
+    """What the saved model computes in."""
+
+
+def ask(request: Request, scratch: Path) -> Answers:
+    """Load the folder in a new Python process and collect its predictions.
+
+    The process has no network, so the folder must serve alone. `scratch` is a folder for files that are
+    gone again when this returns. Raises VerificationError when the folder does not load or run.
+    """
+    from safetensors import safe_open
+
+    with tempfile.TemporaryDirectory(dir=scratch, prefix=".verify-") as folder:
+        request = replace(request, output=str(Path(folder) / "logits.safetensors"))
+        (Path(folder) / "request.json").write_text(request.to_json(), encoding="utf-8")
+        command = [sys.executable, "-P", "-m", "pipeline.proof.logits", f"{folder}/request.json"]
+        done = subprocess.run(command, env=_environment(), capture_output=True, text=True)
+        for line in done.stderr.splitlines():
+            log.debug("clean process: %s", line)
+        if done.returncode != 0:
+            raise VerificationError(
+                f"the saved model does not work in a clean process: {_reason(done)}",
+                where=request.base.model,
+                fix="the whole message is in the run's log",
+            )
+        with safe_open(request.output, framework="pt") as file:
+            count = sum(name.startswith("logits.") for name in file.keys())  # noqa: SIM118
+            return Answers(
+                logits=[file.get_tensor(f"logits.{i}") for i in range(count)],
+                token_ids=[file.get_tensor(f"ids.{i}").tolist() for i in range(count)],
+                dtype=cast(Dtype, file.metadata()["dtype"]),
+            )
+
+
+def _environment() -> dict[str, str]:
+    """This process's, without the network, and with this package importable from anywhere."""
+    root = str(Path(pipeline.__file__).parent.parent)
+    path = [p for p in (os.environ.get("PYTHONPATH"), root) if p]
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(path),
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    }
+
+
+def _reason(done: subprocess.CompletedProcess[str]) -> str:
+    if done.returncode < 0:
+        killed = " (out of memory?)" if done.returncode == -9 else ""
+        return f"it was ended by signal {-done.returncode}{killed}"
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    return lines[-1].strip() if lines else f"exit code {done.returncode}"

@@ -1,0 +1,67 @@
+"""How far one model's predictions are from another's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What sets a model apart from the one it should be, over all positions of all prompts."""
+
+    error: float
+    """Norm of the difference of the logits, over the norm of the logits about their mean."""
+    kl: float
+    """Mean over positions of KL(reference || other), in nats."""
+    top1: float
+    """Share of positions whose likeliest class is the same, or as likely within `near`."""
+    max_diff: float
+    """Largest absolute difference of a logit."""
+    worst: tuple[int, int]
+    """Prompt and position (both from 0) where the error is largest."""
+    positions: int
+
+
+def compare(
+    reference: Sequence[torch.Tensor], other: Sequence[torch.Tensor], *, near: float = 0.0
+) -> Difference:
+    """Compare predictions, one (positions, classes) float tensor for each prompt.
+
+    Two classes count as equally likely when their logits are within `near` times the root mean square
+    of the position's logits about their mean: in low precision the first place is often shared. A
+    value that is not a number makes every figure infinite, or no agreement.
+    """
+    import torch
+
+    squares, spread, kls, agree, largest = 0.0, 0.0, 0.0, 0, 0.0
+    worst, worst_at, positions = -1.0, (0, 0), 0
+    for prompt, (a, b) in enumerate(zip(reference, other, strict=True)):
+        a, b = a.double(), b.double()
+        if not (torch.isfinite(a).all() and torch.isfinite(b).all()):
+            bad = (~(torch.isfinite(a) & torch.isfinite(b)).all(dim=-1)).nonzero()[0].item()
+            return Difference(*[float("inf")] * 2, 0.0, float("inf"), (prompt, int(bad)), len(a))
+        centred = a - a.mean(dim=-1, keepdim=True) if a.shape[-1] > 1 else a
+        by_row = (a - b).square().sum(dim=-1)
+        squares += by_row.sum().item()
+        spread += centred.square().sum().item()
+        log_a, log_b = torch.log_softmax(a, dim=-1), torch.log_softmax(b, dim=-1)
+        kls += (log_a.exp() * (log_a - log_b)).sum().item()
+        gap = a.amax(dim=-1) - a.gather(-1, b.argmax(dim=-1, keepdim=True))[:, 0]
+        agree += int((gap <= near * centred.square().mean(dim=-1).sqrt()).sum())
+        largest = max(largest, (a - b).abs().amax().item())
+        if by_row.amax().item() > worst:
+            worst, worst_at = by_row.amax().item(), (prompt, int(by_row.argmax()))
+        positions += len(a)
+    return Difference(
+        error=(squares / spread) ** 0.5 if spread else float(squares > 0),
+        kl=max(kls / positions, 0.0),
+        top1=agree / positions,
+        max_diff=largest,
+        worst=worst_at,
+        positions=positions,
+    )

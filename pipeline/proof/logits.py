@@ -1,0 +1,144 @@
+"""What a model answers to given inputs, as numbers; and a clean process that loads a saved model.
+
+Run as `python -m pipeline.proof.logits REQUEST.json`, this file loads a folder from disk with
+transformers alone (peft cannot be imported in that process, nor the network reached) and writes the
+logits to a safetensors file.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.blueprint import Base, Placement, Task
+from pipeline.errors import InputError, MergelineError
+
+if TYPE_CHECKING:
+    import torch
+
+LONGEST = 512
+"""Tokens of a prompt that are looked at."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the clean process is asked for."""
+
+    base: Base
+    """The saved folder as a base, with the placement of the model that it is compared with."""
+    device: str
+    output: str = ""
+    """The safetensors file to write."""
+    prompts: tuple[str, ...] = ()
+    token_ids: tuple[tuple[int, ...], ...] = ()
+    """In place of prompts, for a folder without a tokenizer."""
+    threads: int = 1
+    """As many as the other side uses: sums may come out otherwise with another number."""
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @staticmethod
+    def from_json(text: str) -> Request:
+        fields = json.loads(text)
+        placement = Placement(**fields["base"].pop("placement"))
+        base = Base(**fields.pop("base"), placement=placement)
+        return Request(base=base, **fields)
+
+
+def tokenized(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
+    """Token ids of each prompt, with the special tokens that the tokenizer adds."""
+    found = (tokenizer(prompt)["input_ids"] for prompt in prompts)
+    return [[int(token) for token in ids][:LONGEST] for ids in found]
+
+
+def answers(
+    model: Any, task: Task, token_ids: Sequence[Sequence[int]]
+) -> list[torch.Tensor]:
+    """What the model predicts for each list of token ids: float32 on the CPU, (positions, classes).
+
+    One forward pass for each, so that nothing depends on padding. A model with a vocabulary gives a
+    row for each token; a classifier one row; question answering two rows (where the answer starts,
+    where it ends); a bare encoder its last hidden states.
+    """
+    import torch
+
+    device = next(model.parameters()).device
+    known = getattr(model.config.get_text_config(), "max_position_embeddings", None) or LONGEST
+    made = []
+    for ids in token_ids:
+        with torch.inference_mode():
+            out = model(**_inputs(model, task, torch.tensor([list(ids)[:known]], device=device)))
+        if task == "question_answering":
+            rows = torch.cat([out.start_logits, out.end_logits])
+        elif task == "feature_extraction":
+            rows = out.last_hidden_state[0]
+        else:
+            rows = out.logits[0] if out.logits.dim() == 3 else out.logits
+        made.append(rows.float().cpu().contiguous())
+    return made
+
+
+def _inputs(model: Any, task: Task, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+    import torch
+
+    if task == "speech_seq2seq":
+        # A model of speech is compared on noise; what matters is that both hear the same.
+        config = model.config
+        shape = (1, config.num_mel_bins, 2 * config.max_source_positions)
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        sound = noise.to(ids.device, next(model.parameters()).dtype)
+        return {"input_features": sound, "decoder_input_ids": ids}
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if task == "seq2seq_lm":
+        start = model.config.decoder_start_token_id or 0
+        inputs["decoder_input_ids"] = torch.cat([torch.full_like(ids[:, :1], start), ids], dim=1)
+    return inputs
+
+
+def main(request_file: str) -> int:
+    """Answer one request; the process must not have imported peft, and cannot from here on."""
+    if "peft" in sys.modules:
+        raise RuntimeError("peft is loaded already; this must be a process of its own")
+    sys.modules["peft"] = None  # type: ignore[assignment]
+    request = Request.from_json(Path(request_file).read_text(encoding="utf-8"))
+
+    import torch
+    from safetensors.torch import save_file
+    from transformers import AutoTokenizer
+
+    from pipeline.checkpoint.base import inspect_base
+    from pipeline.realise.load import load_base_model, torch_device
+
+    torch.set_num_threads(request.threads)
+    base = replace(request.base, quantization=inspect_base(request.base).quantization)
+    loaded = load_base_model(base, torch_device(request.device))
+    if loaded.invented:
+        raise InputError(
+            f"lacks {', '.join(sorted(loaded.invented)[:4])}, which would be random",
+            where=base.model,
+        )
+    ids = [list(row) for row in request.token_ids]
+    if request.prompts:
+        tokenizer = AutoTokenizer.from_pretrained(
+            base.model, local_files_only=True, trust_remote_code=base.trust_remote_code
+        )
+        ids = tokenized(tokenizer, request.prompts)
+    tensors = {f"logits.{i}": rows for i, rows in enumerate(answers(loaded.model, base.task, ids))}
+    tensors |= {f"ids.{i}": torch.tensor(row) for i, row in enumerate(ids)}
+    if sys.modules["peft"] is not None or any(name.startswith("peft.") for name in sys.modules):
+        raise RuntimeError("peft was imported on the way")
+    dtype = str(loaded.model.dtype).removeprefix("torch.")
+    save_file(tensors, request.output, metadata={"dtype": dtype})
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1]))
+    except MergelineError as error:
+        sys.exit(f"{error.where}: {error.what}")

@@ -1,0 +1,84 @@
+"""The loss of a live model on examples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pipeline.blueprint import Task
+from pipeline.encode import IGNORED, Example, batches
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Sum of the negative log-likelihood, in nats, over all that counted."""
+
+    total: float
+    counted: int
+    """Tokens, or for a classifier examples."""
+    right: int
+    """How many of them the model found likeliest."""
+
+    @property
+    def mean(self) -> float:
+        return self.total / self.counted
+
+    @property
+    def perplexity(self) -> float:
+        """exp(mean), infinite where that is too large for a float."""
+        return math.exp(self.mean) if self.mean < 700 else math.inf
+
+    @property
+    def accuracy(self) -> float:
+        return self.right / self.counted
+
+
+def measure(
+    model: Any,
+    task: Task,
+    examples: Sequence[Example],
+    *,
+    batch_size: int,
+    pad_id: int,
+    done: Callable[[float], object] = lambda examples: None,
+) -> Loss:
+    """Loss over all examples, each token weighing the same; `done` is told of each batch.
+
+    Log-likelihoods are taken in float32 and summed in float64, whatever the model computes in.
+    """
+    import torch
+
+    device = next(model.parameters()).device
+    if task == "sequence_classification" and model.config.get_text_config().pad_token_id is None:
+        batch_size = 1  # the model could not tell where the text ends
+    total, counted, right = 0.0, 0, 0
+    for batch in batches(examples, batch_size, pad_id):
+        batch = {name: tensor.to(device) for name, tensor in batch.items()}
+        labels = batch["labels"] if task == "seq2seq_lm" else batch.pop("labels")
+        with torch.inference_mode():
+            logits = model(**batch).logits
+        for row, wanted in zip(*_aligned(logits, labels, task), strict=True):
+            counts = wanted != IGNORED
+            row, wanted = row[counts].float(), wanted[counts]
+            likelihood = torch.log_softmax(row, dim=-1).gather(-1, wanted[:, None])
+            total -= likelihood.double().sum().item()
+            counted += int(counts.sum())
+            right += int((row.argmax(-1) == wanted).sum())
+        done(len(labels))
+    return Loss(total, counted, right)
+
+
+def _aligned(
+    logits: torch.Tensor, labels: torch.Tensor, task: Task
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits (rows, positions, classes) and labels (rows, positions) that belong together."""
+    if task == "sequence_classification":
+        return logits[:, None, :], labels
+    if task == "seq2seq_lm":
+        return logits, labels
+    return logits[:, :-1], labels[:, 1:]

@@ -1,0 +1,76 @@
+"""The trained model's predictions: what a saved one is held against."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from pipeline.blueprint import Folder
+from pipeline.errors import InputError
+from pipeline.proof.logits import Request, answers, tokenized
+from pipeline.proof.prompts import BUILT_IN
+
+if TYPE_CHECKING:
+    import torch
+
+    from pipeline.run import RunContext
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the base with its adapters answers, before anything was merged."""
+
+    texts: tuple[str, ...]
+    """The prompts, or descriptions of random tokens where there is no tokenizer."""
+    token_ids: list[list[int]]
+    logits: list[torch.Tensor]
+    """For each prompt (positions, classes), float32."""
+    without_adapters: list[torch.Tensor] | None
+    """The same with the adapters off; None when there are none."""
+
+
+def listen(run: RunContext, folder: Folder, prompts: Sequence[str]) -> tuple[Reference, Request]:
+    """Ask the trained model of a folder's blueprint, and say what to ask the folder itself.
+
+    The model is out of memory again when this returns, because the other one is to be loaded next.
+    """
+    import torch
+
+    trained = folder.blueprint.trained()
+    live = run.live(trained)
+    texts = tuple(prompts) or BUILT_IN
+    request = Request(
+        base=replace(
+            trained.base, model=str(folder.path), revision=None, dtype=None, quantization=None
+        ),
+        device=run.recipe.device,
+        threads=torch.get_num_threads(),
+    )
+    try:
+        ids = tokenized(live.tokenizer, texts)
+        request = replace(request, prompts=texts)
+    except InputError:
+        if prompts:
+            raise
+        run.note("there is no tokenizer, so random tokens are compared")
+        ids = _random_tokens(live.model)
+        texts = tuple(f"random tokens {i}" for i in range(len(ids)))
+        request = replace(request, token_ids=tuple(map(tuple, ids)))
+    task = trained.base.task
+    logits = answers(live.model, task, ids)
+    without = None
+    if trained.adapters:
+        with live.model.disable_adapter():
+            without = answers(live.model, task, ids)
+    del live
+    run.release()
+    return Reference(texts, ids, logits, without), request
+
+
+def _random_tokens(model: Any) -> list[list[int]]:
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    known = model.config.get_text_config().vocab_size
+    return torch.randint(known, (4, 32), generator=generator).tolist()

@@ -1,0 +1,93 @@
+"""Text from a live model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from pipeline.blueprint import Task
+
+_KEPT = (
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+    "decoder_start_token_id",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+)
+"""What a model's generation config says about its tokens, rather than about how to choose them."""
+
+
+class Writer:
+    """A live model and its tokenizer, ready to continue texts."""
+
+    def __init__(self, model: Any, tokenizer: Any, task: Task) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.task = task
+
+    @property
+    def has_chat_template(self) -> bool:
+        return bool(getattr(self.tokenizer, "chat_template", None))
+
+    def as_chat(self, prompt: str, system: str | None = None) -> str:
+        """The prompt as a user's message, in the chat template, up to where the answer begins."""
+        messages = [{"role": "system", "content": system}] if system is not None else []
+        messages.append({"role": "user", "content": prompt})
+        text = self.tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True
+        )
+        return str(text)
+
+    def answer(
+        self,
+        text: str,
+        *,
+        max_new_tokens: int,
+        sampling: Mapping[str, float] | None = None,
+        is_chat: bool = False,
+    ) -> str:
+        """What the model writes after `text`: the new tokens alone, without special ones.
+
+        Greedy unless `sampling` has options. A text that `as_chat` made has its special tokens already.
+        """
+        import torch
+
+        device = next(self.model.parameters()).device
+        inputs = self.tokenizer(text, return_tensors="pt", add_special_tokens=not is_chat)
+        ids = inputs["input_ids"].to(device)
+        with torch.inference_mode(), _own_generation_config(self.model, self.tokenizer):
+            written = self.model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=max_new_tokens,
+                do_sample=bool(sampling),
+                **({"top_k": 0, **sampling} if sampling else {}),
+            )[0]
+        new = written if self.task == "seq2seq_lm" else written[ids.shape[1] :]
+        return str(self.tokenizer.decode(new, skip_special_tokens=True))
+
+
+@contextmanager
+def _own_generation_config(model: Any, tokenizer: Any) -> Iterator[None]:
+    """Set aside what the model's author chose for sampling (temperature, penalties, ...) for a while.
+
+    transformers mixes the model's own generation config into every call, so a greedy call would take on
+    its penalties and warn about its temperature.
+    """
+    from transformers import GenerationConfig
+
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    before = inner.generation_config
+    own = GenerationConfig(**{name: getattr(before, name, None) for name in _KEPT})
+    if own.pad_token_id is None:
+        own.pad_token_id = tokenizer.pad_token_id
+    if own.pad_token_id is None:
+        ends = own.eos_token_id
+        own.pad_token_id = ends[0] if isinstance(ends, list) else ends
+    inner.generation_config = own
+    try:
+        yield
+    finally:
+        inner.generation_config = before
