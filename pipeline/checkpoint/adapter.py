@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from pipeline.blueprint import Adapter
@@ -105,7 +105,7 @@ class AdapterCheckpoint:
                     where=self.source.reference,
                     fix="merge the first one before this one is attached",
                 )
-            if self.why_not_mergeable() and self.peft_type != "LORA":
+            if self.peft_type in peft_types.UNMERGEABLE:
                 raise InputError(
                     f"only one adapter of type {self.peft_type} can be active at a time",
                     where=self.source.reference,
@@ -136,15 +136,6 @@ class AdapterCheckpoint:
             return load_file(file)
         return _read_pickle(str(file))
 
-    def brings_tokenizer(self) -> bool:
-        """Whether a whole tokenizer lies beside the weights."""
-        return any(n in self.source.files for n in ("tokenizer_config.json", "tokenizer.json"))
-
-
-def inspect_adapter(adapter: Adapter) -> AdapterCheckpoint:
-    """Read what an adapter is from its config and file names, without its weights. Raises InputError."""
-    return _inspect(adapter.path, adapter.revision)
-
 
 def check_finite(name: str, tensor: Tensor) -> str | None:
     """What is wrong with the numbers of a tensor, or None: `has 3 NaN and 0 infinite values`."""
@@ -156,16 +147,16 @@ def check_finite(name: str, tensor: Tensor) -> str | None:
     return f"{name} has {nan} NaN and {infinite} infinite values"
 
 
-@cache
-def _inspect(path: str, revision: str | None) -> AdapterCheckpoint:
-    source = locate(path, revision)
+def inspect_adapter(adapter: Adapter) -> AdapterCheckpoint:
+    """Read what an adapter is from its config and file names, without its weights. Raises InputError."""
+    source = locate(adapter.path, adapter.revision)
     raw = source.read_json(CONFIG)
     if raw is None:
-        raise InputError(f"has no {CONFIG}", where=path, fix=_what_it_is(source))
+        raise InputError(f"has no {CONFIG}", where=adapter.path, fix=_what_it_is(source))
     config = check_adapter_config(raw, where=source.where(CONFIG))
     weights = next((name for name in (_SAFE, _PICKLED) if name in source.files), None)
     if weights is None:
-        raise InputError(f"has no {_SAFE} or {_PICKLED}", where=path, fix=_missing_weights(source))
+        raise InputError(f"has no {_SAFE} or {_PICKLED}", where=adapter.path, fix=_missing_weights(source))
     used = [n for n in source.files if n in (CONFIG, weights) or _serves(n)]
     return AdapterCheckpoint(source.only(used), config.options, config.peft_type, weights, config.warnings)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any, get_args
 
 from pipeline.blueprint import DTYPES, Base, Dtype, Quantization
@@ -68,23 +68,18 @@ class BaseCheckpoint:
 
 def inspect_base(base: Base) -> BaseCheckpoint:
     """Read what a base is from its config and file names, without its weights. Raises InputError."""
-    return _inspect(base.model, base.revision, base.trust_remote_code, base.allow_pickle)
-
-
-@cache
-def _inspect(model: str, revision: str | None, trust_remote_code: bool, allow_pickle: bool) -> BaseCheckpoint:
-    source = locate(model, revision)
+    source = locate(base.model, base.revision)
     config = _read_config(source)
     where = source.where("config.json")
     quantization = _quantization(config, where)
     weights = find_weights(source)
-    if weights.pickle and not allow_pickle:
+    if weights.pickle and not base.allow_pickle:
         raise InputError(
             f"has only pickled weights ({weights.files[0]}), which can carry code",
-            where=model,
+            where=base.model,
             fix="convert them to safetensors, or set `allow_pickle: true` to read them with weights_only",
         )
-    warnings = [*_check_code(config, where, trust_remote_code)]
+    warnings = [*_check_code(config, where, base.trust_remote_code)]
     used = [*weights.files, *weights.index, *(n for n in source.files if n.endswith(_ALONGSIDE))]
     if not weights.pickle:
         used = [name for name in used if not name.startswith("pytorch_model")]

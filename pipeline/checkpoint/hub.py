@@ -25,6 +25,7 @@ class Repository:
     """Name -> bytes."""
 
 
+@cache
 def look_up(repo: str, revision: str | None) -> Repository:
     """The commit that a revision (default: the main branch) stands for, and its files."""
     from huggingface_hub import HfApi, constants

@@ -44,7 +44,7 @@ def has_class(kind: str, name: str) -> bool:
 def _model_types() -> frozenset[str]:
     folder = _root() / "models" / "auto"
     text = "".join((folder / n).read_text("utf-8") for n in ("auto_mappings.py", "configuration_auto.py"))
-    return frozenset(re.findall(r'"([a-z0-9_.-]+)"(?:, |: )"\w+Config"', text))
+    return frozenset(re.findall(r'"([\w.-]+)"(?:, |: )"\w+Config"', text)) - {"CONFIG_MAPPING"}
 
 
 def _root() -> Path:
