@@ -115,7 +115,13 @@ def train(
     being a number.
     """
     import torch
-    from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
+    from transformers import (
+        PrinterCallback,
+        ProgressCallback,
+        Trainer,
+        TrainerCallback,
+        TrainingArguments,
+    )
 
     window = max(1, schedule.steps // 20)
     on_cpu = next(model.parameters()).device.type == "cpu"

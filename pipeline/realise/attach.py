@@ -1,0 +1,212 @@
+"""Attach adapters with PEFT, and account for every tensor in their files.
+
+PEFT only warns, or says nothing, when a tensor of the file lands nowhere or a tensor of the model stays
+as it was initialised. Both make a model that was never trained, so both are errors here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.blueprint import Adapter
+from pipeline.checkpoint.adapter import check_finite, inspect_adapter
+from pipeline.errors import MergeError
+from pipeline.realise.ties import say_tied, tied_groups, untie
+
+PREFIX = "base_model.model."
+"""What PEFT puts before the base's own names."""
+
+_SIZE_MISMATCH = re.compile(
+    r"size mismatch for (?P<name>\S+): .*?torch\.Size\((?P<file>\[[^]]*\])\).*?"
+    r"torch\.Size\((?P<model>\[[^]]*\])\)"
+)
+_SHARED = ("vblora_vector_bank", ".tinylora_v.", ".unilora_theta_d.")
+"""Parameters that stand once in the file and are seen again in every layer."""
+
+
+def attach(model: Any, adapters: Iterable[Adapter], *, trainable: bool = False) -> Any:
+    """Attach adapters to a plain model; all of them active, with their weights, in evaluation mode.
+
+    Changes `model` in place: its vocabulary too, when an adapter brings embeddings of another size.
+    Raises MergeError when an adapter does not fit in every one of its tensors.
+    """
+    names = []
+    for adapter in adapters:
+        model = _attach_one(model, adapter, trainable)
+        names.append(adapter.name)
+    model.base_model.set_adapter(names, inference_mode=not trainable)
+    return model if trainable else model.eval()
+
+
+def adapter_tensors(adapter: Adapter) -> dict[str, torch.Tensor]:
+    """The tensors of an adapter's file under their names in it.
+
+    Raises MergeError when one of them holds NaN or an infinity.
+    """
+    found = inspect_adapter(adapter)
+    tensors = found.read()
+    for name, tensor in tensors.items():
+        if wrong := check_finite(name, tensor):
+            raise MergeError(
+                wrong,
+                where=found.source.where(found.weights),
+                fix="the training diverged or the file is damaged: use an earlier checkpoint of it",
+            )
+    return tensors
+
+
+def _attach_one(model: Any, adapter: Adapter, trainable: bool) -> Any:
+    from peft import PeftModel
+    from peft.utils import set_peft_model_state_dict
+
+    folder = inspect_adapter(adapter).source.fetch()
+    tensors = adapter_tensors(adapter)
+    first = not isinstance(model, PeftModel)
+    base = model if first else model.get_base_model()
+    if first:
+        _fit_vocabulary(base, tensors)
+    _untie_where_the_file_differs(base, tensors)
+    plain = [name for name, _ in base.named_modules()]
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Found missing adapter keys")
+            if first:
+                model = PeftModel.from_pretrained(
+                    model, str(folder), adapter_name=adapter.name, is_trainable=trainable
+                )
+            else:
+                model.load_adapter(str(folder), adapter.name, is_trainable=trainable)
+            # Loading a second time changes nothing and tells what from_pretrained() keeps to itself.
+            result = set_peft_model_state_dict(model, tensors, adapter_name=adapter.name)
+    except KeyError as error:
+        raise _lacks(adapter, [str(error.args[0])]) from error
+    except RuntimeError as error:
+        raise _as_merge_error(error, adapter, folder) from error
+    except (ValueError, TypeError, IndexError, NotImplementedError) as error:
+        raise MergeError(
+            f"PEFT cannot attach it: {error}",
+            where=adapter.path,
+            fix="check that it belongs to this base",
+        ) from error
+    unclaimed = [name for name in result.unexpected_keys if _plain_name(name) not in tensors]
+    if unclaimed:
+        raise _unclaimed(adapter, unclaimed, plain)
+    missing = _missing(model, adapter.name, result.missing_keys)
+    if missing:
+        raise _lacks(adapter, missing)
+    _set_weight(model, adapter)
+    return model
+
+
+def _fit_vocabulary(base: Any, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Resize the base when the adapter was trained, and saved, with embeddings of another size."""
+    rows = {
+        tensors[key].shape[0]
+        for name in _embedding_names(base)
+        for key in (PREFIX + name, PREFIX + name.replace(".weight", ".base_layer.weight"))
+        if key in tensors
+    }
+    if len(rows) == 1 and (size := rows.pop()) != base.get_input_embeddings().weight.shape[0]:
+        base.resize_token_embeddings(size, mean_resizing=False)
+
+
+def _embedding_names(base: Any) -> list[str]:
+    ends = [base.get_input_embeddings(), base.get_output_embeddings()]
+    return [
+        f"{name}.weight"
+        for name, module in base.named_modules()
+        if any(module is end for end in ends)
+    ]
+
+
+def _untie_where_the_file_differs(base: Any, tensors: Mapping[str, torch.Tensor]) -> None:
+    for group in tied_groups(base):
+        saved = [tensors[PREFIX + name] for name in group.names if PREFIX + name in tensors]
+        if any(not torch.equal(saved[0], other) for other in saved[1:]):
+            untie(group)
+            say_tied(base.config, False)
+
+
+def _set_weight(model: Any, adapter: Adapter) -> None:
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    if adapter.weight == 1.0:
+        return
+    for layer in model.modules():
+        if isinstance(layer, BaseTunerLayer):
+            if not hasattr(layer, "set_scale"):
+                raise MergeError(
+                    f"a weight means nothing to a layer of kind {type(layer).__name__}",
+                    where=adapter.path,
+                    fix="remove `weight` from this `attach_adapter`",
+                )
+            layer.set_scale(adapter.name, adapter.weight)
+
+
+def _missing(model: Any, name: str, keys: Iterable[str]) -> list[str]:
+    """Of the model's tensors that the file did not fill, those that belong to this adapter."""
+    from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
+
+    kind = PEFT_TYPE_TO_PREFIX_MAPPING.get(model.peft_config[name].peft_type, "")
+    return [
+        key
+        for key in keys
+        if kind in key and name in key.split(".") and not any(part in key for part in _SHARED)
+    ]
+
+
+def _plain_name(name: str) -> str | None:
+    """The name under which PEFT saved the same module as well, for the copies that it adds.
+
+    With a resized vocabulary it writes a saved embedding three times: plain, and as its wrapper's parts.
+    """
+    plain = re.sub(r"\.(?:modules_to_save|original_module)(?=\.)", "", name)
+    return None if plain == name else plain
+
+
+def _lacks(adapter: Adapter, names: list[str]) -> MergeError:
+    return MergeError(
+        f"the adapter's file lacks {_some(names)}, so that part of it was never trained",
+        where=adapter.path,
+        fix="its adapter_config.json does not belong to its weights, or to this base",
+    )
+
+
+def _unclaimed(adapter: Adapter, names: list[str], modules: list[str]) -> MergeError:
+    near = difflib.get_close_matches(_module_of(names[0]), modules, n=2, cutoff=0.0)
+    return MergeError(
+        f"nothing in the base takes {_some(names)}; nearest in the base: {', '.join(near)}",
+        where=adapter.path,
+        fix="attach it to the base and the `task` that it was trained on",
+    )
+
+
+def _as_merge_error(error: RuntimeError, adapter: Adapter, folder: Path) -> MergeError:
+    wrong = [
+        f"{match['name']} is {match['file']} in the adapter and {match['model']} on this base"
+        for match in _SIZE_MISMATCH.finditer(str(error))
+    ]
+    what = f"shapes do not fit: {_some(wrong)}" if wrong else f"PEFT cannot attach it: {error}"
+    return MergeError(
+        what,
+        where=adapter.path,
+        fix="attach it to the base that it was trained on (size and vocabulary)",
+    )
+
+
+def _module_of(tensor: str) -> str:
+    return re.split(
+        r"\.(?:lora|hada|lokr|ia3|oft|vera|modules_to_save)_", tensor.removeprefix(PREFIX)
+    )[0]
+
+
+def _some(names: list[str], most: int = 4) -> str:
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,145 @@
+"""Fold adapters into a plain model with PEFT's own merge, and count what it changed."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from pipeline.blueprint import Fold
+from pipeline.errors import MergeError
+from pipeline.realise.attach import PREFIX, adapter_tensors, attach
+from pipeline.realise.ties import TiedGroup, settle_ties, tied_groups, untie
+
+Digest = tuple[int, int] | None
+"""What tells two states of a tensor apart; None for one that lies on disk."""
+
+_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+@dataclass(frozen=True)
+class Folded:
+    """What one fold did."""
+
+    model: Any
+    claimed: tuple[str, ...]
+    """Modules of the base that an adapter targets or replaces."""
+    unchanged: tuple[str, ...]
+    """Those of them that have the same bits as before."""
+
+
+def fold(model: Any, wanted: Fold) -> Folded:
+    """Attach the adapters of a fold to a plain model and merge them, with PEFT's arithmetic.
+
+    Raises MergeError when an adapter does not fit, when a merged weight is NaN or infinite (and
+    `wanted.safe`), or when the merge changes nothing.
+    """
+    ties = tied_groups(model)
+    before = digests(model)
+    plain = [name for name, _ in model.named_modules()]
+    peft_model = attach(model, wanted.adapters)
+    claimed = _claimed(peft_model, plain, wanted)
+    touched = [group for group in ties if _touches(claimed, group)]
+    for group in touched:
+        untie(group)
+    model = _merge(peft_model, wanted)
+    settle_ties(model, touched)
+    after = digests(model)
+    unchanged = tuple(module for module in claimed if not _changed(module, before, after))
+    if len(unchanged) == len(claimed):
+        raise MergeError(
+            "the merge changes no tensor of the base",
+            where=", ".join(adapter.path for adapter in wanted.adapters),
+            fix="the adapter is untrained (its deltas are zero), or too small for the base's dtype",
+        )
+    return Folded(model, claimed, unchanged)
+
+
+def digests(model: Any) -> dict[str, Digest]:
+    """A pair of sums over the bits of each parameter, tied ones under each of their names.
+
+    Not a cryptographic hash: it runs at the speed of memory and sees any change that a merge makes.
+    """
+    known: dict[int, Digest] = {}
+    found = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if id(parameter) not in known:
+            known[id(parameter)] = _digest(parameter.data)
+        found[name] = known[id(parameter)]
+    return found
+
+
+def _digest(tensor: torch.Tensor) -> Digest:
+    if tensor.device.type == "meta":
+        return None
+    flat = tensor.contiguous().flatten()
+    size = flat.element_size()
+    # Eight bytes at a time where the tensor's place and length allow it: four times as fast.
+    wide = flat.nbytes % 8 == 0 and flat.storage_offset() * size % 8 == 0
+    bits = flat.view(_BITS[8 if wide else size])
+    return int(bits.sum(dtype=torch.int64).item()), int(torch.hash_tensor(bits).item())
+
+
+def _claimed(peft_model: Any, plain: list[str], wanted: Fold) -> tuple[str, ...]:
+    """Those of the `plain` base's modules that an adapter wraps, or whose tensors its file holds whole."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    wrapped = {
+        name
+        for name, module in peft_model.get_base_model().named_modules()
+        if isinstance(module, (BaseTunerLayer, AuxiliaryTrainingWrapper))
+    }
+    whole = {
+        key.removeprefix(PREFIX).rpartition(".")[0]
+        for adapter in wanted.adapters
+        for key in adapter_tensors(adapter)
+    }
+    return tuple(name for name in plain if name in wrapped or name in whole)
+
+
+def _merge(peft_model: Any, wanted: Fold) -> Any:
+    if not hasattr(peft_model.base_model, "merge_and_unload"):
+        raise MergeError(
+            f"adapters of kind {type(peft_model.base_model).__name__} cannot be merged",
+            where=wanted.adapters[0].path,
+            fix="serve the base with the adapter attached, by PEFT",
+        )
+    names = [adapter.name for adapter in wanted.adapters]
+    try:
+        with warnings.catch_warnings():
+            # Both are about ties, which are taken care of around this call.
+            warnings.filterwarnings("ignore", message="Model with `tie_word_embeddings=True`")
+            warnings.filterwarnings(
+                "ignore", message="Input and output embeddings are no longer tied"
+            )
+            return peft_model.merge_and_unload(safe_merge=wanted.safe, adapter_names=names)
+    except (ValueError, RuntimeError, AttributeError) as error:
+        raise MergeError(
+            f"PEFT cannot merge it: {error}",
+            where=_first_wrapped(peft_model),
+            fix="if the values are not finite, the adapter's training diverged: use an earlier checkpoint",
+        ) from error
+
+
+def _first_wrapped(peft_model: Any) -> str:
+    """The module at fault: PEFT unwraps them in order and had got this far."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    base = peft_model.get_base_model()
+    wrapped = (name for name, module in base.named_modules() if isinstance(module, BaseTunerLayer))
+    return next(wrapped, "the model")
+
+
+def _touches(claimed: tuple[str, ...], group: TiedGroup) -> bool:
+    return any(name.rpartition(".")[0] in claimed for name in group.names)
+
+
+def _changed(module: str, before: dict[str, Digest], after: dict[str, Digest]) -> bool:
+    return any(
+        digest is None or before.get(name) != digest
+        for name, digest in after.items()
+        if name.startswith(f"{module}.")
+    )

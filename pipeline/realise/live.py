@@ -1,0 +1,127 @@
+"""Realise a blueprint as an ordinary transformers and PEFT model in memory.
+
+Always from the files anew. A model that has run is never made into another one: on CPUs with
+AVX512-BF16, bitsandbytes repacks 4-bit weights at the first forward pass, and PEFT, attached after
+that, computes with the wrong layout and says nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from pipeline.blueprint import Blueprint
+from pipeline.errors import InputError
+from pipeline.realise.attach import PREFIX, adapter_tensors, attach
+from pipeline.realise.fold import fold
+from pipeline.realise.load import dequantize_model, load_base_model, torch_device
+
+if TYPE_CHECKING:
+    from pipeline.run import Console
+
+log = logging.getLogger("mergeline")
+
+
+@dataclass
+class LiveModel:
+    """A blueprint in memory, in evaluation mode."""
+
+    model: Any
+    """A PreTrainedModel; a PeftModel while adapters are attached."""
+    blueprint: Blueprint
+    facts: Mapping[str, int] = field(default_factory=dict)
+    """Figures of the merge: modules that adapters claim, and those whose bits changed."""
+    warnings: tuple[str, ...] = ()
+    """What the user should look into."""
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The adapter's tokenizer if it brings one, else the base's.
+
+        Raises InputError when there is none that can be loaded.
+        """
+        from transformers import AutoTokenizer
+
+        from pipeline.checkpoint.companions import tokenizer_folder
+
+        folder = tokenizer_folder(self.blueprint)
+        if folder is None:
+            raise InputError(
+                "neither the base nor an adapter brings a tokenizer",
+                where=self.blueprint.base.model,
+                fix="put the tokenizer's files into the base's folder",
+            )
+        try:
+            return AutoTokenizer.from_pretrained(
+                str(folder),
+                local_files_only=True,
+                trust_remote_code=self.blueprint.base.trust_remote_code,
+            )
+        except (OSError, ValueError, ImportError, KeyError) as error:
+            raise InputError(
+                f"its tokenizer cannot be loaded: {error}",
+                where=folder,
+                fix="check tokenizer.json and tokenizer_config.json there",
+            ) from error
+
+
+def realise(
+    blueprint: Blueprint,
+    *,
+    device: str = "auto",
+    seed: int = 0,
+    console: Console | None = None,
+    trainable: bool = False,
+) -> LiveModel:
+    """Build the model that the blueprint describes, from its files.
+
+    The base is dequantized before any adapter is attached, whatever the recipe's order was, because
+    PEFT's layers keep the kind of the layer that they wrapped. `seed` decides parameters that neither
+    the base nor an adapter holds; `trainable` leaves attached adapters trainable.
+
+    Raises InputError for a base or adapter that cannot be read, MergeError for one that does not fit.
+    """
+    torch.manual_seed(seed)
+    loaded = load_base_model(blueprint.base, torch_device(device))
+    model, warnings = loaded.model, []
+    _check_invented(blueprint, loaded.invented)
+    if blueprint.dequantize:
+        model = dequantize_model(model, blueprint.dequantize_dtype)
+    claimed = changed = 0
+    for wanted in blueprint.folds:
+        done = fold(model, wanted)
+        model = done.model
+        claimed += len(done.claimed)
+        changed += len(done.claimed) - len(done.unchanged)
+        if done.unchanged:
+            warnings.append(_unchanged_text(done.unchanged, len(done.claimed)))
+    if blueprint.adapters:
+        model = attach(model, blueprint.adapters, trainable=trainable)
+    facts = {"modules_merged": claimed, "modules_changed": changed} if blueprint.folds else {}
+    return LiveModel(model, blueprint, facts, tuple(warnings))
+
+
+def _check_invented(blueprint: Blueprint, invented: frozenset[str]) -> None:
+    """Refuse random parameters, such as a classification head, that no adapter replaces."""
+    if not invented or not blueprint.all_adapters:
+        return
+    held = {key.removeprefix(PREFIX) for a in blueprint.all_adapters for key in adapter_tensors(a)}
+    lost = sorted(invented - held)
+    if lost:
+        raise InputError(
+            f"holds no {', '.join(lost[:4])}, and no adapter brings it, so it would be random",
+            where=blueprint.base.model,
+            fix=f"check `task: {blueprint.base.task}` of `load_base`, or use an adapter that saved it",
+        )
+
+
+def _unchanged_text(unchanged: tuple[str, ...], claimed: int) -> str:
+    return (
+        f"the merge left {len(unchanged)} of {claimed} targeted modules as they were, "
+        f"the first is {unchanged[0]}: their deltas are zero or vanish in the base's dtype"
+    )

@@ -1,0 +1,201 @@
+"""Load a base with transformers, as `load_base` described it, and undo its quantization."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from pipeline.blueprint import Base, Dtype, Quantization, Task
+from pipeline.checkpoint.base import inspect_base
+from pipeline.errors import InputError
+
+_AUTO_CLASSES: dict[Task, str] = {
+    "causal_lm": "AutoModelForCausalLM",
+    "seq2seq_lm": "AutoModelForSeq2SeqLM",
+    "sequence_classification": "AutoModelForSequenceClassification",
+    "token_classification": "AutoModelForTokenClassification",
+    "question_answering": "AutoModelForQuestionAnswering",
+    "feature_extraction": "AutoModel",
+    "image_text_to_text": "AutoModelForImageTextToText",
+    "speech_seq2seq": "AutoModelForSpeechSeq2Seq",
+}
+
+
+@dataclass(frozen=True)
+class LoadedBase:
+    """A base in memory."""
+
+    model: Any
+    invented: frozenset[str]
+    """Names of parameters that the checkpoint lacks, which transformers filled with random numbers."""
+
+
+def torch_device(wanted: str) -> str:
+    """The device that a recipe's `device` means on this machine."""
+    if wanted != "auto":
+        return wanted
+    if torch.cuda.is_available():
+        return "cuda:0"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def load_base_model(base: Base, device: str) -> LoadedBase:
+    """Load the base in evaluation mode, on `device` unless its placement says otherwise.
+
+    Raises InputError when the checkpoint is missing, damaged or not a model of that task.
+    """
+    import transformers
+    from safetensors import SafetensorError
+
+    found = inspect_base(base)
+    folder = found.source.fetch()
+    try:
+        model, report = getattr(transformers, _AUTO_CLASSES[base.task]).from_pretrained(
+            str(folder),
+            output_loading_info=True,
+            local_files_only=True,
+            dtype=_torch_dtype(base.dtype) or "auto",
+            trust_remote_code=base.trust_remote_code,
+            # None lets transformers fall back to pickles, which it reads with weights_only=True.
+            use_safetensors=None if base.allow_pickle else True,
+            **_quantization(base.quantization, base.dtype or found.dtype),
+            **_placement(base, device),
+        )
+    except torch.OutOfMemoryError:
+        raise
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+        raise InputError(
+            f"transformers cannot load it as {base.task}: {_first_line(error)}",
+            where=base.model,
+            fix="check that the folder is complete, and the `task` and `trust_remote_code` of `load_base`",
+        ) from error
+    _forget_trivial_device_map(model)
+    _forget_deserialization(model)
+    return LoadedBase(model.eval(), frozenset(report["missing_keys"]))
+
+
+def dequantize_model(model: Any, dtype: Dtype | None) -> Any:
+    """Replace the bitsandbytes layers by plain ones, in place.
+
+    With `dtype`, all parameters that had the model's own dtype get that one; without, the dequantized
+    ones get the model's own. Afterwards nothing about the model says that it was quantized.
+    """
+    from transformers.pytorch_utils import Conv1D
+
+    own = model.config.dtype
+    wanted = _torch_dtype(dtype) or own
+    transposed = [
+        name
+        for name, module in model.named_modules()
+        if getattr(module, "source_cls", None) is Conv1D
+    ]
+    model = model.dequantize(dtype=wanted)
+    for name in transposed:
+        # bitsandbytes holds the transpose of GPT-2's layers, and dequantize() leaves it so: a folder
+        # saved from that does not load again.
+        model.set_submodule(name, _as_conv1d(model.get_submodule(name)))
+    for mark in ("is_loaded_in_4bit", "is_loaded_in_8bit", "is_quantized"):
+        if hasattr(model, mark):
+            delattr(model, mark)
+    cast_model(model, own, wanted)
+    return model
+
+
+def cast_model(model: Any, old: torch.dtype, new: torch.dtype) -> None:
+    """Cast, in place and tensor by tensor, what a checkpoint holds in dtype `old` to `new`.
+
+    Tensors of other dtypes stay: an architecture keeps some of its parameters in float32 on purpose.
+    """
+    if old == new:
+        return
+    held = model.state_dict().keys()
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if name in held and tensor.dtype == old:
+            tensor.data = tensor.data.to(new)
+    for config in (model.config, *_sub_configs(model.config)):
+        if getattr(config, "dtype", None) is not None:
+            config.dtype = new
+
+
+def _sub_configs(config: Any) -> list[Any]:
+    names = getattr(config, "sub_configs", {})
+    return [sub for name in names if (sub := getattr(config, name, None)) is not None]
+
+
+def _torch_dtype(dtype: Dtype | None) -> torch.dtype | None:
+    return None if dtype is None else getattr(torch, dtype)
+
+
+def _quantization(wanted: Quantization | None, compute: Dtype | None) -> dict[str, Any]:
+    if wanted is None or wanted.saved:
+        return {}
+    from transformers import BitsAndBytesConfig
+
+    if wanted.kind == "int8":
+        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
+    config = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=wanted.kind,
+        bnb_4bit_use_double_quant=wanted.double_quant,
+        bnb_4bit_quant_storage=wanted.storage,
+        bnb_4bit_compute_dtype=wanted.compute_dtype or compute,
+    )
+    return {"quantization_config": config}
+
+
+def _placement(base: Base, device: str) -> dict[str, Any]:
+    placement = base.placement
+    where: dict[str, Any] = {}
+    if placement.device_map is not None:
+        where["device_map"] = placement.device_map
+    elif device != "cpu" or base.quantization is not None:
+        where["device_map"] = {"": device}
+    if placement.max_memory:
+        where["max_memory"] = {
+            int(key) if key.isdigit() else key: size for key, size in placement.max_memory.items()
+        }
+    if placement.offload_folder is not None:
+        where["offload_folder"] = placement.offload_folder
+    if placement.attn_implementation is not None:
+        where["attn_implementation"] = placement.attn_implementation
+    return where
+
+
+def _forget_trivial_device_map(model: Any) -> None:
+    """PEFT places a model anew whose device map names the CPU, on a GPU if there is one."""
+    if len(set((getattr(model, "hf_device_map", None) or {}).values())) == 1:
+        del model.hf_device_map
+
+
+def _forget_deserialization(model: Any) -> None:
+    """save_pretrained() undoes what the load did to the tensors, and fails for those of bitsandbytes.
+
+    There is nothing to undo: a quantized model's own state dict is in the format of the file.
+    """
+    done = getattr(model, "_weight_conversions", None) or []
+    model._weight_conversions = [
+        conversion
+        for conversion in done
+        if not any(
+            type(operation).__module__ == "transformers.integrations.bitsandbytes"
+            for operation in getattr(conversion, "operations", ())
+        )
+    ]
+
+
+def _as_conv1d(linear: Any) -> Any:
+    from transformers.pytorch_utils import Conv1D
+
+    conv = Conv1D(0, 0)
+    conv.nf, conv.nx = linear.out_features, linear.in_features
+    conv.weight = torch.nn.Parameter(linear.weight.data.t().contiguous(), requires_grad=False)
+    conv.bias = linear.bias
+    return conv.eval()
+
+
+def _first_line(error: BaseException) -> str:
+    return next(
+        (line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__
+    )

@@ -1,0 +1,115 @@
+"""Write a realised model as a folder that serves without PEFT."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pipeline.blueprint import DTYPES, Blueprint, Dtype
+from pipeline.errors import MergeError
+
+if TYPE_CHECKING:
+    import torch
+
+    from pipeline.run import RunContext
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a written model folder holds."""
+
+    bytes: int
+    """Size of the weight files."""
+    tensors: int
+    dtype: str
+    """As config.json says it."""
+
+
+def write_model(
+    run: RunContext, folder: Path, *, dtype: Literal["keep"] | Dtype, max_shard_size: str
+) -> Written:
+    """Write the model of the running step, with all its companions, into an existing folder.
+
+    Raises MergeError when a value that was finite is not so in the dtype to write.
+    """
+    from pipeline.checkpoint.base import inspect_base
+    from pipeline.checkpoint.card import write_card
+    from pipeline.checkpoint.companions import copy_companions
+
+    blueprint = run.blueprint
+    live = run.live()
+    run.metrics(live.facts)
+    wanted = inspect_base(blueprint.base).dtype if dtype == "keep" else dtype
+    if _recast(live.model, wanted, blueprint):
+        # The model that the run keeps is no longer the one that the blueprint describes.
+        run.release()
+    save_model(live.model, folder, max_shard_size=max_shard_size)
+    copy_companions(blueprint, folder)
+    write_card(folder, blueprint)
+    return _written(live.model, folder)
+
+
+def save_model(model: Any, folder: Path, *, max_shard_size: str) -> None:
+    """Like `save_pretrained`, but a generation config that transformers finds invalid does not stop it.
+
+    Such files are common (a temperature without sampling); the base's own is copied afterwards as it is.
+    """
+    from transformers import GenerationConfig
+
+    own = getattr(model, "generation_config", None)
+    try:
+        if own is not None:
+            own.validate(strict=True)
+    except ValueError:
+        model.generation_config = GenerationConfig()
+    try:
+        model.save_pretrained(str(folder), max_shard_size=max_shard_size)
+    finally:
+        if own is not None:
+            model.generation_config = own
+
+
+def _recast(model: Any, wanted: str | None, blueprint: Blueprint) -> bool:
+    """Cast the model's tensors to the dtype to write; False when there was nothing to do."""
+    import torch
+
+    from pipeline.realise.load import cast_model
+
+    own = model.dtype
+    if wanted not in DTYPES or blueprint.quantized or (new := getattr(torch, wanted)) == own:
+        return False
+    _check_range(model, own, new)
+    cast_model(model, own, new)
+    return True
+
+
+def _check_range(model: Any, own: torch.dtype, new: torch.dtype) -> None:
+    """Raise MergeError for a tensor with a value that is finite now and infinite in `new`."""
+    import torch
+
+    if torch.finfo(new).max >= torch.finfo(own).max:
+        return
+    for name, parameter in model.named_parameters():
+        if parameter.dtype != own or parameter.numel() == 0:
+            continue
+        low, high = torch.aminmax(parameter.data)
+        extremes = torch.stack((low, high))
+        if bool((torch.isinf(extremes.to(new)) & torch.isfinite(extremes)).any()):
+            raise MergeError(
+                f"values up to {float(extremes.abs().max()):.4g} overflow {str(new).removeprefix('torch.')}",
+                where=name,
+                fix="save as bfloat16 or float32",
+            )
+
+
+def _written(model: Any, folder: Path) -> Written:
+    from safetensors import safe_open
+
+    files = sorted(folder.glob("model*.safetensors"))
+    tensors = 0
+    for file in files:
+        with safe_open(str(file), framework="pt") as opened:
+            tensors += len(opened.keys())
+    size = sum(file.stat().st_size for file in files)
+    return Written(bytes=size, tensors=tensors, dtype=str(model.dtype).removeprefix("torch."))
