@@ -49,17 +49,21 @@ def copy_companions(blueprint: Blueprint, folder: Path) -> list[str]:
     of an adapter wins over the base's. Config, generation config and weights are the writer's own.
     """
     base = inspect_base(blueprint.base)
-    owner = _tokenizer_owner(blueprint)
     patterns = [*_PROCESSOR, *_EMBEDDER, *_NOTICE]
     if blueprint.base.trust_remote_code or base.custom_code:
         patterns += _CODE
-    copied = _copy(base.source, patterns, folder)
-    copied += _copy(owner.source, _TOKENIZER, folder)
+    return sorted({*_copy(base.source, patterns, folder), *copy_tokenizer(blueprint, folder)})
+
+
+def copy_tokenizer(blueprint: Blueprint, folder: Path) -> list[str]:
+    """Copy the tokenizer and the chat template alone; returns the names."""
+    owner = _tokenizer_owner(blueprint)
+    copied = _copy(owner.source, _TOKENIZER, folder)
     if isinstance(owner, BaseCheckpoint):
         for adapter in _adapters(blueprint):
             copied += _copy(adapter.source, _CHAT, folder)
     elif not has_chat_template(owner.source):
-        copied += _keep_chat_template(base.source, folder)
+        copied += _keep_chat_template(inspect_base(blueprint.base).source, folder)
     return sorted(set(copied))
 
 
