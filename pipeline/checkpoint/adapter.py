@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.blueprint import Adapter
+from pipeline.blueprint import Adapter, State
 from pipeline.checkpoint import peft_types
 from pipeline.checkpoint.adapter_config import check_adapter_config
 from pipeline.checkpoint.headers import TensorInfo
@@ -135,6 +136,12 @@ class AdapterCheckpoint:
             self.tensors  # noqa: B018 - the strict check of the header comes first
             return load_file(file)
         return _read_pickle(str(file))
+
+
+def written_here(adapter: Adapter, state: State) -> bool:
+    """Whether an earlier step of the same recipe writes this adapter, so that it is not there yet."""
+    folders = [folder.path.absolute() for folder in state.folders if folder.kind == "adapter"]
+    return Path(adapter.path).expanduser().absolute() in folders
 
 
 def check_finite(name: str, tensor: Tensor) -> str | None:

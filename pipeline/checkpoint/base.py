@@ -92,6 +92,7 @@ def inspect_base(base: Base) -> BaseCheckpoint:
         warnings=tuple(warnings),
     )
     if source.folder is not None:
+        _check_tensors(found)
         _check_quantized(found)
     if _dtype(config) is None and not weights.pickle:
         return BaseCheckpoint(
@@ -167,6 +168,17 @@ def _four_bit(said: Mapping[str, Any], where: str) -> Quantization:
         compute_dtype=_as_dtype(said.get("bnb_4bit_compute_dtype")),
         saved=True,
     )
+
+
+def _check_tensors(base: BaseCheckpoint) -> None:
+    """Every header is sound, and holds what the index says."""
+    missing = sorted(base.weights.weight_map.keys() - base.tensors.keys())
+    if missing and not base.pickle:
+        raise InputError(
+            f"names {len(missing)} tensors that are in none of its files: {missing[0]}, ...",
+            where=base.source.where(base.weights.index[0]),
+            fix="copy or download the model again",
+        )
 
 
 def _check_quantized(base: BaseCheckpoint) -> None:

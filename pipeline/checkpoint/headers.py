@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,13 @@ class Header:
 
 def read_header(path: Path) -> Header:
     """The checked header of a safetensors file. Raises InputError, naming file and tensor."""
-    size = path.stat().st_size
+    status = path.stat()
+    return _read_unchanged(path, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=1024)
+def _read_unchanged(path: Path, size: int, modified: int) -> Header:
+    """A plan asks for the same headers many times, and those of a mixture of experts are long."""
     with open(path, "rb") as file:
         start = file.read(8)
         length = int.from_bytes(start, "little")

@@ -7,8 +7,10 @@ from typing import Annotated
 
 from pydantic import Field
 
-from pipeline.blueprint import Adapter, State
-from pipeline.checkpoint.adapter import inspect_adapter
+from pipeline.blueprint import Adapter, Blueprint, State
+from pipeline.checkpoint.adapter import AdapterCheckpoint, inspect_adapter, written_here
+from pipeline.checkpoint.base import inspect_base
+from pipeline.checkpoint.fit import check_shapes, doubts_about_base
 from pipeline.errors import InputError, Refused
 from pipeline.steps import step, step_settings
 
@@ -41,11 +43,29 @@ def attach_adapter(settings: AttachAdapterSettings, state: State) -> State:
             key="name",
             otherwise=planned,
         )
+    if written_here(adapter, state):
+        return planned
     try:
         found = inspect_adapter(adapter)
         found.check_weight(settings.weight)
-        found.check_beside([inspect_adapter(other) for other in blueprint.adapters])
+        found.check_beside([inspect_adapter(a) for a in blueprint.adapters if not written_here(a, state)])
+        warnings = [*found.warnings, *_check_against_base(found, blueprint)]
     except InputError as error:
-        raise Refused(str(error), key="path", otherwise=planned) from error
+        raise Refused(
+            f"{error.where}: {error.what}", fix=error.fix, key="path", otherwise=planned
+        ) from error
     pinned = replace(adapter, revision=found.source.commit or adapter.revision)
-    return state.with_blueprint(replace(blueprint, adapters=(*blueprint.adapters, pinned)))
+    after = state.with_blueprint(replace(blueprint, adapters=(*blueprint.adapters, pinned)))
+    for warning in warnings:
+        after = after.with_warning(warning)
+    return after
+
+
+def _check_against_base(adapter: AdapterCheckpoint, blueprint: Blueprint) -> list[str]:
+    """Warnings, or an InputError where the two cannot fit; a base that is at fault itself is told elsewhere."""
+    try:
+        base = inspect_base(blueprint.base)
+    except InputError:
+        return []
+    check_shapes(adapter, base)
+    return doubts_about_base(adapter, blueprint.base, base)

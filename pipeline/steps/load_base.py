@@ -71,7 +71,9 @@ def load_base(settings: LoadBaseSettings, state: State) -> State:
     try:
         found = inspect_base(base)
     except InputError as error:
-        raise Refused(str(error), key="model", otherwise=planned) from error
+        raise Refused(
+            f"{error.where}: {error.what}", fix=error.fix, key="model", otherwise=planned
+        ) from error
     saved = found.quantization
     if saved is not None:
         if base.quantization is not None:
@@ -82,7 +84,10 @@ def load_base(settings: LoadBaseSettings, state: State) -> State:
                 otherwise=planned,
             )
         base = replace(base, quantization=saved)
-    return state.with_blueprint(Blueprint(replace(base, revision=found.source.commit or base.revision)))
+    after = state.with_blueprint(Blueprint(replace(base, revision=found.source.commit or base.revision)))
+    for warning in found.warnings:
+        after = after.with_warning(warning)
+    return after
 
 
 def _quantization(settings: LoadBaseSettings) -> Quantization | None:

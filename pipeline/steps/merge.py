@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pipeline.blueprint import Fold, State
-from pipeline.errors import Refused
+from pipeline.blueprint import Adapter, Blueprint, Fold, State
+from pipeline.checkpoint.adapter import inspect_adapter, written_here
+from pipeline.errors import InputError, Refused
 from pipeline.steps import step, step_settings
 
 
@@ -36,4 +37,23 @@ def merge(settings: MergeSettings, state: State) -> State:
             fix="add the line `- dequantize` before this step",
             otherwise=state.with_blueprint(folded),
         )
+    for adapter in blueprint.adapters:
+        _check_mergeable(adapter, state, folded)
     return state.with_blueprint(folded)
+
+
+def _check_mergeable(adapter: Adapter, state: State, folded: Blueprint) -> None:
+    if written_here(adapter, state):
+        return
+    try:
+        found = inspect_adapter(adapter)
+    except InputError:
+        return  # `attach_adapter` has told of it
+    reason = found.why_not_mergeable()
+    if reason is not None:
+        why, instead = reason
+        raise Refused(
+            f"{adapter.path} is {found.peft_type} and cannot be merged: {why}",
+            fix=f"remove this step; {instead}",
+            otherwise=state.with_blueprint(folded),
+        )

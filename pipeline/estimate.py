@@ -1,0 +1,94 @@
+"""How large a model will be, on disk and in memory, from what its headers and config say."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+
+from pipeline.blueprint import Blueprint, Dtype
+from pipeline.checkpoint.adapter import inspect_adapter
+from pipeline.checkpoint.base import BaseCheckpoint, inspect_base
+from pipeline.checkpoint.headers import TORCH_NAMES
+from pipeline.errors import InputError
+
+BYTES: Mapping[Dtype, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
+LIBRARIES = 700_000_000
+"""Resident bytes of torch, transformers, peft and bitsandbytes themselves, measured on a CPU."""
+
+_KEPT_WHOLE = ("embed", "lm_head", "wte", "wpe", "embed_out")
+"""Parts of the names of matrices that bitsandbytes leaves in full precision."""
+_FEW_FILES = 4
+"""A repository of the Hub with more files of weights than this is judged by their size alone."""
+
+
+def saved_bytes(blueprint: Blueprint, dtype: Dtype | None = None) -> int:
+    """Bytes of the weights of a saved model; `dtype` None keeps the base's own. Raises InputError."""
+    base = inspect_base(blueprint.base)
+    return _in_memory(blueprint, base, dtype or base.dtype)
+
+
+def live_bytes(blueprint: Blueprint) -> int:
+    """Most bytes of weights that are in memory while the model is made. Raises InputError.
+
+    A quantized base that is dequantized is there in both forms, layer by layer; adapters come on top, and
+    folding one needs room for a few of its deltas.
+    """
+    base = inspect_base(blueprint.base)
+    dtype = blueprint.dequantize_dtype or blueprint.base.dtype or base.dtype
+    model = _in_memory(blueprint, base, dtype)
+    if blueprint.dequantize:
+        model += _in_memory(replace(blueprint, dequantize=False), base, dtype) // 8
+    return model + 2 * sum(_adapter_bytes(blueprint))
+
+
+def _adapter_bytes(blueprint: Blueprint) -> list[int]:
+    sizes = []
+    for adapter in blueprint.all_adapters:
+        try:
+            sizes.append(inspect_adapter(adapter).bytes)
+        except InputError:
+            sizes.append(0)  # written by a step of this recipe, and small next to the base
+    return sizes
+
+
+def _in_memory(blueprint: Blueprint, base: BaseCheckpoint, dtype: Dtype) -> int:
+    matrices, rest = count_elements(base)
+    if not blueprint.quantized:
+        return (matrices + rest) * BYTES[dtype]
+    quantization = blueprint.base.quantization
+    assert quantization is not None
+    if quantization.kind == "int8":
+        return matrices + rest * BYTES[dtype]
+    # Half a byte, and a scale per block of 64: four bytes, or about one with double quantization.
+    scale = 1.03 if quantization.double_quant else 4
+    return math.ceil(matrices * (0.5 + scale / 64)) + rest * BYTES[dtype]
+
+
+def count_elements(base: BaseCheckpoint) -> tuple[int, int]:
+    """Elements of the matrices that bitsandbytes would quantize, and of all other tensors."""
+    saved = base.quantization
+    local = base.source.folder is not None
+    if base.pickle or not (local or len(base.weight_files) <= _FEW_FILES):
+        total = base.weight_bytes // BYTES[base.dtype]
+        if saved is not None:
+            total = base.weight_bytes * (2 if saved.kind != "int8" else 1)
+        return total * 9 // 10, total // 10
+    matrices = rest = 0
+    for name, tensor in base.tensors.items():
+        if saved is not None and _describes_quantization(name):
+            continue
+        elements = math.prod(tensor.shape)
+        if saved is not None and tensor.dtype not in TORCH_NAMES:
+            matrices += elements * (2 if saved.kind != "int8" else 1)
+        elif saved is None and len(tensor.shape) >= 2 and not any(part in name for part in _KEPT_WHOLE):
+            matrices += elements
+        else:
+            rest += elements
+    return matrices, rest
+
+
+def _describes_quantization(name: str) -> bool:
+    return name.endswith((".absmax", ".nested_absmax", ".quant_map", ".nested_quant_map", ".SCB")) or (
+        ".quant_state." in name or name.endswith(".weight_format")
+    )
