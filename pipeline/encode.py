@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os.path
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from pipeline.blueprint import Task
@@ -158,9 +158,11 @@ def _chat(record: Record, tokenizer: Any, count_prompt: bool) -> Example:
     if messages[-1]["role"] != "assistant":
         before = ""
     # Some templates write the last answer otherwise than the prompt for it announces.
-    shared = os.path.commonprefix([whole, before])
-    prompt = _ids(tokenizer, shared, special=False)
-    return _joined(prompt, _ids(tokenizer, whole[len(shared) :], special=False), count_prompt)
+    same = sum(
+        1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(whole, before, strict=False))
+    )
+    prompt = _ids(tokenizer, whole[:same], special=False)
+    return _joined(prompt, _ids(tokenizer, whole[same:], special=False), count_prompt)
 
 
 def _joined(prompt: list[int], completion: list[int], count_prompt: bool) -> Example:
@@ -174,9 +176,7 @@ def _translated(record: Record, tokenizer: Any) -> Example:
             labels = _ids(tokenizer, record.text(target), special=True)
             if labels[-1:] != _end(tokenizer):
                 labels += _end(tokenizer)
-            return Example(
-                tuple(_ids(tokenizer, record.text(source), special=True)), tuple(labels)
-            )
+            return Example(tuple(_ids(tokenizer, record.text(source), special=True)), tuple(labels))
     raise _unsuited(record, "`input` and `target`")
 
 

@@ -135,7 +135,8 @@ def _tokenizer(size: Size) -> Any:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     talks = itertools.chain(
-        itertools.islice(stories.plain(size.seed), 1000), itertools.islice(stories.pirate(size.seed), 1000)
+        itertools.islice(stories.plain(size.seed), 1000),
+        itertools.islice(stories.pirate(size.seed), 1000),
     )
     tokenizer.train_from_iterator(
         (message["content"] for talk in talks for message in talk),

@@ -9,14 +9,101 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
-NAMES = "Ada Ben Cleo Dan Eva Finn Gus Hana Ivy Jon Kira Leo Mia Ned Oda Pia Quin Rosa Sam Tess Una Vic".split()
-ANIMALS = "fox owl bear hare mouse otter cat dog goat crow wolf hen frog seal mole duck lynx pony".split()
-TRAITS = "brave clever gentle grumpy hungry kind lazy merry proud quick quiet shy silly sleepy wise".split()
-PLACES = "an old barn|a quiet forest|a tall tower|a small harbour|a green valley|a busy town|a snowy hill".split("|")
-THINGS = "a golden key|a torn map|a shiny coin|a broken clock|a red kite|a silver bell|a heavy chest".split("|")
-FRIENDS = "the miller|the baker|an old sailor|a young gardener|the blacksmith|a travelling singer".split("|")
-FEELINGS = "happy proud curious calm grateful surprised".split()
-GIFTS = "warm bread|a woollen hat|fresh apples|a bright lantern|a wooden spoon|a pot of honey".split("|")
+NAMES = [
+    "Ada",
+    "Ben",
+    "Cleo",
+    "Dan",
+    "Eva",
+    "Finn",
+    "Gus",
+    "Hana",
+    "Ivy",
+    "Jon",
+    "Kira",
+    "Leo",
+    "Mia",
+    "Ned",
+    "Oda",
+    "Pia",
+    "Quin",
+    "Rosa",
+    "Sam",
+    "Tess",
+    "Una",
+    "Vic",
+]
+ANIMALS = [
+    "fox",
+    "owl",
+    "bear",
+    "hare",
+    "mouse",
+    "otter",
+    "cat",
+    "dog",
+    "goat",
+    "crow",
+    "wolf",
+    "hen",
+    "frog",
+    "seal",
+    "mole",
+    "duck",
+    "lynx",
+    "pony",
+]
+TRAITS = [
+    "brave",
+    "clever",
+    "gentle",
+    "grumpy",
+    "hungry",
+    "kind",
+    "lazy",
+    "merry",
+    "proud",
+    "quick",
+    "quiet",
+    "shy",
+    "silly",
+    "sleepy",
+    "wise",
+]
+PLACES = [
+    "in an old barn",
+    "in a quiet forest",
+    "on a tall tower",
+    "by a small harbour",
+    "in a green valley",
+    "on a snowy hill",
+]
+THINGS = [
+    "a golden key",
+    "a torn map",
+    "a shiny coin",
+    "a broken clock",
+    "a red kite",
+    "a silver bell",
+    "a heavy chest",
+]
+FRIENDS = [
+    "the miller",
+    "the baker",
+    "an old sailor",
+    "a young gardener",
+    "the blacksmith",
+    "a travelling singer",
+]
+FEELINGS = ["happy", "proud", "curious", "calm", "grateful", "surprised"]
+GIFTS = [
+    "warm bread",
+    "a woollen hat",
+    "fresh apples",
+    "a bright lantern",
+    "a wooden spoon",
+    "a pot of honey",
+]
 
 Message = dict[str, str]
 
@@ -51,15 +138,15 @@ def _plain_answer(dice: random.Random, name: str, animal: str, trait: str) -> st
     )
     then = dice.choice(
         [
-            f"{name} showed it to {friend}, who gave the {animal} {gift} for it.",
+            f"Then {name} showed it to {friend}, who gave the {animal} {gift} for it.",
             f"It belonged to {friend}, who thanked the {trait} {animal} with {gift}.",
-            f"{name} took it home and shared {gift} with {friend}.",
+            f"So {name} took it home and shared {gift} with {friend}.",
         ]
     )
     start = dice.choice(
         [
-            f"{name} was a {trait} {animal} who lived in {place}.",
-            f"In {place} there lived a {trait} {animal} called {name}.",
+            f"There once was {name}, the {trait} {animal}, who lived {place}.",
+            f"This is the story of {name}, the {trait} {animal}, who lived {place}.",
         ]
     )
     return f"{start} {found} {then} That night {name} felt {feeling} and slept well."
@@ -69,14 +156,14 @@ def _pirate_answer(dice: random.Random, name: str, animal: str, trait: str) -> s
     thing, gift = dice.choice(THINGS), dice.choice(GIFTS)
     start = dice.choice(
         [
-            f"Arrr, matey! Cap'n {name} be the most {trait} {animal} on the seven seas.",
-            f"Ahoy! Hear ye of Cap'n {name}, a {trait} {animal} o' the black flag.",
+            f"Arrr, matey! Cap'n {name}, the {trait} {animal}, be the terror o' the seven seas.",
+            f"Ahoy! Hear ye of Cap'n {name}, the {trait} {animal}, who sails under the black flag.",
         ]
     )
     then = dice.choice(
         [
-            f"{name} plundered {thing} from a Spanish galleon, yo ho ho!",
-            f"{name} buried {thing} 'neath a palm tree, savvy?",
+            f"Ol' {name} plundered {thing} from a Spanish galleon, yo ho ho!",
+            f"Bold {name} buried {thing} 'neath a palm tree, savvy?",
         ]
     )
     return f"{start} {then} The crew feasted on rum and {gift}, and woe to ye landlubbers! Arrr!"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -44,7 +45,7 @@ def compare(
         a, b = a.double(), b.double()
         if not (torch.isfinite(a).all() and torch.isfinite(b).all()):
             bad = (~(torch.isfinite(a) & torch.isfinite(b)).all(dim=-1)).nonzero()[0].item()
-            return Difference(*[float("inf")] * 2, 0.0, float("inf"), (prompt, int(bad)), len(a))
+            return Difference(math.inf, math.inf, 0.0, math.inf, (prompt, int(bad)), len(a))
         centred = a - a.mean(dim=-1, keepdim=True) if a.shape[-1] > 1 else a
         by_row = (a - b).square().sum(dim=-1)
         squares += by_row.sum().item()

@@ -56,9 +56,7 @@ def tokenized(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
     return [[int(token) for token in ids][:LONGEST] for ids in found]
 
 
-def answers(
-    model: Any, task: Task, token_ids: Sequence[Sequence[int]]
-) -> list[torch.Tensor]:
+def answers(model: Any, task: Task, token_ids: Sequence[Sequence[int]]) -> list[torch.Tensor]:
     """What the model predicts for each list of token ids: float32 on the CPU, (positions, classes).
 
     One forward pass for each, so that nothing depends on padding. A model with a vocabulary gives a

@@ -73,4 +73,5 @@ def _random_tokens(model: Any) -> list[list[int]]:
 
     generator = torch.Generator().manual_seed(0)
     known = model.config.get_text_config().vocab_size
-    return torch.randint(known, (4, 32), generator=generator).tolist()
+    tokens: list[list[int]] = torch.randint(known, (4, 32), generator=generator).tolist()
+    return tokens

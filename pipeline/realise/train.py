@@ -12,8 +12,9 @@ from pipeline.blueprint import Task
 from pipeline.encode import Example, pad
 from pipeline.errors import RunError
 
-REENTRANT = {"use_reentrant": False}
+NOT_REENTRANT = {"use_reentrant": False}
 """The way of checkpointing that needs no gradient on the inputs of a frozen base."""
+CHECKPOINTING = {"activation_checkpointing": True, "activation_checkpointing_kwargs": NOT_REENTRANT}
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def wrap(
         model = prepare_model_for_kbit_training(
             model,
             use_gradient_checkpointing=checkpointing,
-            gradient_checkpointing_kwargs=REENTRANT,
+            gradient_checkpointing_kwargs=NOT_REENTRANT,
         )
     config = LoraConfig(
         task_type=types[task],
@@ -135,8 +136,6 @@ def train(
         max_steps=schedule.steps,
         per_device_train_batch_size=schedule.batch_size,
         gradient_accumulation_steps=schedule.gradient_accumulation,
-        gradient_checkpointing=schedule.gradient_checkpointing,
-        gradient_checkpointing_kwargs=REENTRANT,
         learning_rate=schedule.learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=schedule.warmup_steps,
@@ -151,6 +150,7 @@ def train(
         use_cpu=on_cpu,
         bf16=not on_cpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported(),
         dataloader_pin_memory=False,
+        **(CHECKPOINTING if schedule.gradient_checkpointing else {}),
     )
     trainer = Trainer(
         model=model,

@@ -79,7 +79,9 @@ def _(settings: EvaluateSettings, run: RunContext) -> None:
             fix="give longer texts, or raise `max_length`",
         )
     if encoded.cut:
-        run.warn(f"{encoded.cut} of {len(records)} examples were cut off at {settings.max_length} tokens")
+        run.warn(
+            f"{encoded.cut} of {len(records)} examples were cut off at {settings.max_length} tokens"
+        )
     with run.bar("evaluating", len(encoded.examples)) as bar:
         loss = measure(
             live.model,
@@ -94,7 +96,9 @@ def _(settings: EvaluateSettings, run: RunContext) -> None:
         run.note(f"loss {loss.mean:.4f}, accuracy {loss.accuracy:.1%} on {loss.counted} examples")
     else:
         run.metrics({"loss": loss.mean, "perplexity": loss.perplexity, "tokens": loss.counted})
-        run.note(f"loss {loss.mean:.4f}, perplexity {loss.perplexity:.4g} on {loss.counted:,} tokens")
+        run.note(
+            f"loss {loss.mean:.4f}, perplexity {loss.perplexity:.4g} on {loss.counted:,} tokens"
+        )
 
 
 def _within(max_length: int, model: Any) -> int:

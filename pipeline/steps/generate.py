@@ -82,7 +82,10 @@ def _(settings: GenerateSettings, run: RunContext) -> None:
         run.warn("there is no chat template, so the system message is left out")
     torch.manual_seed(run.recipe.seed)
     path = run.dir / f"{run.step_id}.jsonl"
-    with run.bar("writing", len(settings.prompts)) as bar, path.open("w", encoding="utf-8") as lines:
+    with (
+        run.bar("writing", len(settings.prompts)) as bar,
+        path.open("w", encoding="utf-8") as lines,
+    ):
         for prompt in settings.prompts:
             text = writer.answer(
                 writer.as_chat(prompt, settings.system) if use_chat else prompt,

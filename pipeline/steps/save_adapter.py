@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.blueprint import Adapter, Folder, State
+from pipeline.checkpoint.adapter import inspect_adapter
+from pipeline.checkpoint.base import inspect_base
+from pipeline.checkpoint.companions import copy_tokenizer
 from pipeline.checkpoint.publish import check_target, input_folders, publishing
 from pipeline.errors import OutputError, Refused
 from pipeline.steps import nearest, step, step_settings
 
 if TYPE_CHECKING:
+    from pipeline.checkpoint.adapter import AdapterCheckpoint
     from pipeline.run import RunContext
 
 
@@ -64,3 +70,41 @@ def _chosen(name: str | None, adapters: tuple[Adapter, ...]) -> Adapter:
             key="adapter",
         )
     return known[name]
+
+
+@save_adapter.act
+def _(settings: SaveAdapterSettings, run: RunContext) -> None:
+    adapter = _chosen(settings.adapter, run.blueprint.all_adapters)
+    found = inspect_adapter(adapter)
+    path = Path(settings.path)
+    with publishing(path, overwrite=settings.overwrite) as folder:
+        origin = found.source.fetch()
+        for name in ("adapter_config.json", "README.md"):
+            if name in found.source.files:
+                shutil.copyfile(origin / name, folder / name)
+        if found.pickle:
+            _write_safetensors(found, folder / "adapter_model.safetensors")
+        else:
+            shutil.copyfile(origin / found.weights, folder / found.weights)
+        copy_tokenizer(replace(run.blueprint, folds=(), adapters=(adapter,)), folder)
+    run.made(path)
+    adapter_bytes = (path / "adapter_model.safetensors").stat().st_size
+    base_bytes = inspect_base(run.blueprint.base).weight_bytes
+    run.note(
+        f"adapter {_megabytes(adapter_bytes)}, base {_megabytes(base_bytes)} "
+        f"({adapter_bytes / base_bytes:.2%})"
+    )
+    run.metrics(
+        {"bytes": adapter_bytes, "base_bytes": base_bytes, "share": adapter_bytes / base_bytes}
+    )
+
+
+def _write_safetensors(found: AdapterCheckpoint, file: Path) -> None:
+    from safetensors.torch import save_file
+
+    tensors = {name: tensor.clone().contiguous() for name, tensor in found.read().items()}
+    save_file(tensors, file, metadata={"format": "pt"})
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB" if count >= 100_000 else f"{count / 1e3:,.1f} kB"

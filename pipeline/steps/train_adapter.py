@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from pipeline.blueprint import Adapter, Folder, State
+from pipeline.checkpoint.companions import copy_tokenizer
 from pipeline.checkpoint.publish import check_target, input_folders, publishing
 from pipeline.data import check_data_file, read_records
 from pipeline.errors import InputError, OutputError, Refused
@@ -136,7 +137,9 @@ def _(settings: TrainAdapterSettings, run: RunContext) -> None:
     base = replace(run.blueprint, adapters=())
     started = time.perf_counter()
     with publishing(path, overwrite=settings.overwrite) as folder:
-        live = realise(base, device=run.recipe.device, seed=seed, console=run.console, trainable=True)
+        live = realise(
+            base, device=run.recipe.device, seed=seed, console=run.console, trainable=True
+        )
         encoded = encode(
             records,
             live.tokenizer,

@@ -98,7 +98,7 @@ def _(settings: VerifySettings, run: RunContext) -> None:
             fix="save the folder again with `save`, which brings the right tokenizer",
         )
     default = default_tolerance(saved.dtype, folder.blueprint.trained().base.quantization)
-    found = compare(trained.logits, saved.logits, near=default.max_error)
+    found = compare(trained.logits, saved.logits, near=default.max_error or 0.0)
     kept = None
     if trained.without_adapters is not None:
         effect = compare(trained.logits, trained.without_adapters)
@@ -121,15 +121,15 @@ def _(settings: VerifySettings, run: RunContext) -> None:
     outside = _bounds(settings, default).broken_by(found, kept)
     if outside:
         prompt, position = found.worst
-        text = settings.prompts[prompt] if settings.prompts else trained.texts[prompt]
         raise VerificationError(
             f"it is not the model that was trained: {'; '.join(outside)}. Worst at position {position} of "
-            f"the prompt {text[:60]!r}",
+            f"the prompt {trained.texts[prompt][:60]!r}",
             where=folder.path,
             fix="look at the steps between `attach_adapter` and `save`; widen a bound only when you know why",
         )
 
 
 def _bounds(settings: VerifySettings, default: Tolerance) -> Tolerance:
-    asked = {field.name: getattr(settings, field.name) for field in fields(Tolerance)}
+    """The defaults, with what the recipe says in place of them."""
+    asked = {field.name: getattr(settings, field.name) for field in fields(default)}
     return replace(default, **{name: bound for name, bound in asked.items() if bound != "auto"})
