@@ -81,7 +81,11 @@ def count_elements(base: BaseCheckpoint) -> tuple[int, int]:
         elements = math.prod(tensor.shape)
         if saved is not None and tensor.dtype not in TORCH_NAMES:
             matrices += elements * (2 if saved.kind != "int8" else 1)
-        elif saved is None and len(tensor.shape) >= 2 and not any(part in name for part in _KEPT_WHOLE):
+        elif (
+            saved is None
+            and len(tensor.shape) >= 2
+            and not any(part in name for part in _KEPT_WHOLE)
+        ):
             matrices += elements
         else:
             rest += elements
@@ -89,6 +93,6 @@ def count_elements(base: BaseCheckpoint) -> tuple[int, int]:
 
 
 def _describes_quantization(name: str) -> bool:
-    return name.endswith((".absmax", ".nested_absmax", ".quant_map", ".nested_quant_map", ".SCB")) or (
-        ".quant_state." in name or name.endswith(".weight_format")
-    )
+    return name.endswith(
+        (".absmax", ".nested_absmax", ".quant_map", ".nested_quant_map", ".SCB")
+    ) or (".quant_state." in name or name.endswith(".weight_format"))

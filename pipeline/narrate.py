@@ -12,7 +12,10 @@ from pipeline.report.units import size
 
 def tell_step(call: StepCall, before: State, after: State) -> str:
     """One line for a person: `Qwen2 (nf4), 3.1 GB on disk`."""
-    parts = [*_about_model(before, after), *(_about_folder(f) for f in after.folders[len(before.folders) :])]
+    parts = [
+        *_about_model(before, after),
+        *(_about_folder(f) for f in after.folders[len(before.folders) :]),
+    ]
     return "; ".join(parts) or call.step.summary
 
 
@@ -54,7 +57,9 @@ def _adapter(adapter: Adapter, state: State) -> str:
         return adapter.path
     rank = f" r={found.rank}" if found.rank else ""
     weight = f", weight {adapter.weight:g}" if adapter.weight != 1 else ""
-    return f"{adapter.path}: {found.peft_type}{rank} on {found.targets}{weight}, {size(found.bytes)}"
+    return (
+        f"{adapter.path}: {found.peft_type}{rank} on {found.targets}{weight}, {size(found.bytes)}"
+    )
 
 
 def _about_folder(folder: Folder) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -56,7 +56,6 @@ class Plan:
     engine: Literal["live"] = "live"
     engine_reason: str = "the model is built in memory; streaming is not built yet"
     warnings: tuple[str, ...] = ()
-    notes: tuple[str, ...] = field(default=())
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain data, for `--json`."""
@@ -150,8 +149,8 @@ def _about_the_run(recipe: Recipe) -> Iterator[Problem]:
 
 def _problem(refused: Refused, call: StepCall, recipe: Recipe) -> Problem:
     key = f"{call.id}.{refused.key}" if refused.key else call.id
-    place = recipe.place(f"steps.{key}") if f"steps.{key}" in recipe.places else recipe.place(key)
-    return Problem(refused.what, fix=refused.fix, key=key, place=place if recipe.places else call.place)
+    place = recipe.place(key) if {key, call.id} & recipe.places.keys() else call.place
+    return Problem(refused.what, fix=refused.fix, key=key, place=place)
 
 
 def _sources(states: list[State]) -> Iterator[Source]:

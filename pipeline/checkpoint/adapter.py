@@ -20,7 +20,15 @@ if TYPE_CHECKING:
 
 CONFIG = "adapter_config.json"
 _SAFE, _PICKLED = "adapter_model.safetensors", "adapter_model.bin"
-_TOKENIZER = ("tokenizer", "special_tokens_map", "added_tokens", "vocab", "merges", "chat_template", "spiece")
+_TOKENIZER = (
+    "tokenizer",
+    "special_tokens_map",
+    "added_tokens",
+    "vocab",
+    "merges",
+    "chat_template",
+    "spiece",
+)
 
 
 @dataclass(frozen=True)
@@ -163,13 +171,21 @@ def inspect_adapter(adapter: Adapter) -> AdapterCheckpoint:
     config = check_adapter_config(raw, where=source.where(CONFIG))
     weights = next((name for name in (_SAFE, _PICKLED) if name in source.files), None)
     if weights is None:
-        raise InputError(f"has no {_SAFE} or {_PICKLED}", where=adapter.path, fix=_missing_weights(source))
+        raise InputError(
+            f"has no {_SAFE} or {_PICKLED}", where=adapter.path, fix=_missing_weights(source)
+        )
     used = [n for n in source.files if n in (CONFIG, weights) or _serves(n)]
-    return AdapterCheckpoint(source.only(used), config.options, config.peft_type, weights, config.warnings)
+    return AdapterCheckpoint(
+        source.only(used), config.options, config.peft_type, weights, config.warnings
+    )
 
 
 def _serves(name: str) -> bool:
-    return "/" not in name and name.startswith(_TOKENIZER) or name.startswith("additional_chat_templates/")
+    return (
+        ("/" not in name
+        and name.startswith(_TOKENIZER))
+        or name.startswith("additional_chat_templates/")
+    )
 
 
 def _what_it_is(source: Source) -> str:
@@ -205,10 +221,14 @@ def _read_pickle(file: str) -> dict[str, Tensor]:
         found = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise InputError(
-            "holds more than tensors (or is damaged), so reading it could run code", where=file, fix=again
+            "holds more than tensors (or is damaged), so reading it could run code",
+            where=file,
+            fix=again,
         ) from None
     except (RuntimeError, EOFError, ValueError) as error:
-        raise InputError(f"cannot be read: {error}", where=file, fix="copy or download it again") from None
+        raise InputError(
+            f"cannot be read: {error}", where=file, fix="copy or download it again"
+        ) from None
     if not isinstance(found, dict) or not all(isinstance(t, torch.Tensor) for t in found.values()):
         raise InputError("holds something else than named tensors", where=file, fix=again)
     return found

@@ -167,7 +167,9 @@ def _check_values(options: Mapping[str, Any], peft_type: str, where: str) -> Non
     def want(key: str, right: bool, kind: str) -> None:
         if not right:
             raise InputError(
-                f"`{key}` must be {kind}, and is {options[key]!r}", where=where, fix="mend it in the file"
+                f"`{key}` must be {kind}, and is {options[key]!r}",
+                where=where,
+                fix="mend it in the file",
             )
 
     for key, value in options.items():
@@ -178,7 +180,11 @@ def _check_values(options: Mapping[str, Any], peft_type: str, where: str) -> Non
         match key:
             case "r":
                 least = 0 if peft_type == "OFT" else 1
-                want(key, type(value) is int and value >= least, f"a whole number of at least {least}")
+                want(
+                    key,
+                    type(value) is int and value >= least,
+                    f"a whole number of at least {least}",
+                )
             case "lora_alpha" | "alpha":
                 want(key, type(value) in (int, float), "a number")
             case "target_modules" | "modules_to_save" | "exclude_modules" | "feedforward_modules":
@@ -241,7 +247,11 @@ def _without_training(options: Mapping[str, Any]) -> tuple[dict[str, Any], list[
     """Take out what only says how the weights were initialised, where PEFT would complain of a mismatch."""
     kept = dict(options)
     init = kept.get("init_lora_weights")
-    for key, method in (("loftq_config", "loftq"), ("eva_config", "eva"), ("corda_config", "corda")):
+    for key, method in (
+        ("loftq_config", "loftq"),
+        ("eva_config", "eva"),
+        ("corda_config", "corda"),
+    ):
         if kept.get(key) and init != method:
             del kept[key]
     return kept, []
@@ -262,7 +272,9 @@ def _about_class(options: Mapping[str, Any], where: str) -> list[str]:
 
 
 def _is_names(value: object) -> bool:
-    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(n, str) for n in value))
+    return isinstance(value, str) or (
+        isinstance(value, list) and all(isinstance(n, str) for n in value)
+    )
 
 
 def _is_layers(value: object) -> bool:

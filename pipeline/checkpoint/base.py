@@ -113,7 +113,9 @@ def _read_config(source: Source) -> Mapping[str, Any]:
             what = "belongs to diffusers (an image model), which transformers cannot load"
         elif "architectures" not in config and "hidden_size" not in config:
             what = "is not the config of a transformers model"
-        raise InputError(what, where=where, fix="give the folder of a model in transformers' format")
+        raise InputError(
+            what, where=where, fix="give the folder of a model in transformers' format"
+        )
     return config
 
 
@@ -141,7 +143,9 @@ def _quantization(config: Mapping[str, Any], where: str) -> Quantization | None:
     if not said:
         return None
     if not isinstance(said, dict):
-        raise InputError("`quantization_config` is not an object", where=where, fix="mend config.json")
+        raise InputError(
+            "`quantization_config` is not an object", where=where, fix="mend config.json"
+        )
     four, eight = said.get("load_in_4bit") is True, said.get("load_in_8bit") is True
     method = said.get("quant_method") or ("bitsandbytes" if four or eight else "an unnamed method")
     if str(method).startswith("bitsandbytes"):
@@ -160,7 +164,9 @@ def _quantization(config: Mapping[str, Any], where: str) -> Quantization | None:
 def _four_bit(said: Mapping[str, Any], where: str) -> Quantization:
     kind = said.get("bnb_4bit_quant_type", "fp4")
     if kind not in ("nf4", "fp4"):
-        raise InputError(f"`bnb_4bit_quant_type` is {kind!r}", where=where, fix="it must be nf4 or fp4")
+        raise InputError(
+            f"`bnb_4bit_quant_type` is {kind!r}", where=where, fix="it must be nf4 or fp4"
+        )
     return Quantization(
         kind=kind,
         double_quant=bool(said.get("bnb_4bit_use_double_quant", False)),
@@ -185,7 +191,11 @@ def _check_quantized(base: BaseCheckpoint) -> None:
     """A `quantization_config` that was left behind makes loaders quantize, or fail, for no visible reason."""
     if base.quantization is None or base.pickle:
         return
-    mark = "SCB" if base.quantization.kind == "int8" else f"quant_state.bitsandbytes__{base.quantization.kind}"
+    mark = (
+        "SCB"
+        if base.quantization.kind == "int8"
+        else f"quant_state.bitsandbytes__{base.quantization.kind}"
+    )
     if not any(name.endswith(mark) for name in base.tensors):
         raise InputError(
             f"says that the weights are in {base.quantization.kind}, and they are not",

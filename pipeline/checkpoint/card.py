@@ -63,24 +63,41 @@ def _hub_id(blueprint: Blueprint) -> str | None:
         blueprint.base.model,
         *(inspect_adapter(adapter).base_model_name for adapter in blueprint.all_adapters),
     ]
-    return next((name for name in named if name and name.count("/") == 1 and not is_path(name)), None)
+    return next(
+        (name for name in named if name and name.count("/") == 1 and not is_path(name)), None
+    )
 
 
 def _title(blueprint: Blueprint) -> str:
-    names = [_name(blueprint.base.model), *(_name(adapter.path) for adapter in blueprint.all_adapters)]
+    names = [
+        _name(blueprint.base.model),
+        *(_name(adapter.path) for adapter in blueprint.all_adapters),
+    ]
     return " + ".join(names)
 
 
 def _body(blueprint: Blueprint) -> str:
     base = blueprint.base
     found = inspect_base(base)
-    lines = [f"Made with Mergeline {__version__}. It loads like any model, without PEFT.", "", "## Base", ""]
+    lines = [
+        f"Made with Mergeline {__version__}. It loads like any model, without PEFT.",
+        "",
+        "## Base",
+        "",
+    ]
     lines += [f"- model: `{_name(base.model) if is_path(base.model) else base.model}`"]
     lines += [f"- commit: `{found.source.commit}`"] if found.source.commit else []
-    lines += [f"- architecture: {', '.join(found.config.get('architectures') or [found.model_type])}"]
+    lines += [
+        f"- architecture: {', '.join(found.config.get('architectures') or [found.model_type])}"
+    ]
     lines += [f"- precision: {_precision(blueprint)}", ""]
     for number, fold in enumerate(blueprint.folds, start=1):
-        lines += [f"## Merge{f' {number}' if len(blueprint.folds) > 1 else ''}", "", *_fold(fold), ""]
+        lines += [
+            f"## Merge{f' {number}' if len(blueprint.folds) > 1 else ''}",
+            "",
+            *_fold(fold),
+            "",
+        ]
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _LIBRARIES)
     return "\n".join([*lines, "## Made with", "", versions, ""])
 

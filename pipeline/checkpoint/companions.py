@@ -35,8 +35,18 @@ _TOKENIZER = (
     "normalizer.json",
     "target_vocab.json",
 )
-_PROCESSOR = ("*processor*.json", "*preprocessor*.json", "feature_extract*.json", "audio_tokenizer*.json")
-_EMBEDDER = ("modules.json", "config_sentence_transformers.json", "sentence_*_config.json", "[0-9]_*/*")
+_PROCESSOR = (
+    "*processor*.json",
+    "*preprocessor*.json",
+    "feature_extract*.json",
+    "audio_tokenizer*.json",
+)
+_EMBEDDER = (
+    "modules.json",
+    "config_sentence_transformers.json",
+    "sentence_*_config.json",
+    "[0-9]_*/*",
+)
 """How sentence-transformers pools the outputs; without these the model embeds differently."""
 _NOTICE = ("LICEN[CS]E*", "NOTICE*", "USE_POLICY*", "Notice*", "License*", "license*")
 _CODE = ("*.py",)

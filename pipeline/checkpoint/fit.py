@@ -22,7 +22,10 @@ def doubts_about_base(adapter: AdapterCheckpoint, base: Base, found: BaseCheckpo
     named = adapter.base_model_name
     if not named:
         return []
-    here = {base.model, *([found.config["_name_or_path"]] if found.config.get("_name_or_path") else [])}
+    here = {
+        base.model,
+        *([found.config["_name_or_path"]] if found.config.get("_name_or_path") else []),
+    }
     if named in here or _same_folder(named, base.model):
         return _doubts_about_revision(adapter, found)
     names = {_plain_name(reference) for reference in here}
@@ -54,7 +57,11 @@ def check_shapes(adapter: AdapterCheckpoint, base: BaseCheckpoint) -> None:
             continue
         other = adapter.tensors.get(name.replace(".lora_A.", ".lora_B."))
         weight = _base_tensor(match["module"], base)
-        if other is None or weight is None or not len(matrix.shape) == len(other.shape) == len(weight) == 2:
+        if (
+            other is None
+            or weight is None
+            or not len(matrix.shape) == len(other.shape) == len(weight) == 2
+        ):
             continue
         delta = (other.shape[0], matrix.shape[1])
         # Conv1D layers (GPT-2) store their weight the other way round.

@@ -79,7 +79,11 @@ def _read_unchanged(path: Path, size: int, modified: int) -> Header:
     with open(path, "rb") as file:
         start = file.read(8)
         length = int.from_bytes(start, "little")
-        rest = file.read(length) if len(start) == 8 and length <= min(size, _LONGEST) else file.read(200)
+        rest = (
+            file.read(length)
+            if len(start) == 8 and length <= min(size, _LONGEST)
+            else file.read(200)
+        )
     return parse_header(start + rest, size=size, where=str(path))
 
 
@@ -87,7 +91,9 @@ def parse_header(data: bytes, *, size: int, where: str) -> Header:
     """Check the first bytes of a file of `size` bytes; `data` holds at least the whole header."""
     refuse_lfs_pointer(data, where=where)
     if size < 8 or len(data) < 8:
-        raise InputError(f"is too short for a safetensors file ({size} bytes)", where=where, fix=_AGAIN)
+        raise InputError(
+            f"is too short for a safetensors file ({size} bytes)", where=where, fix=_AGAIN
+        )
     length = int.from_bytes(data[:8], "little")
     if length > _LONGEST or 8 + length > size:
         kind = _what_else(data)
@@ -130,10 +136,14 @@ def _tensor(name: str, entry: Any, base: int, where: str) -> TensorInfo:
         case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [int(start), int(end)]}:
             pass
         case _:
-            raise InputError("its header lacks dtype, shape or data_offsets", where=here, fix=_AGAIN)
+            raise InputError(
+                "its header lacks dtype, shape or data_offsets", where=here, fix=_AGAIN
+            )
     if dtype not in BITS:
         raise InputError(
-            f"has the dtype {dtype!r}, which is not known", where=here, fix="a newer version may know it"
+            f"has the dtype {dtype!r}, which is not known",
+            where=here,
+            fix="a newer version may know it",
         )
     if any(type(n) is not int or n < 0 for n in shape) or not 0 <= start <= end:
         raise InputError(f"has the impossible shape {shape} or offsets", where=here, fix=_AGAIN)
@@ -150,7 +160,9 @@ def _check_layout(tensors: Mapping[str, TensorInfo], base: int, size: int, where
     at = base
     for name, tensor in tensors.items():
         if tensor.start != at:
-            what = "overlaps the tensor before it" if tensor.start < at else "leaves a gap before it"
+            what = (
+                "overlaps the tensor before it" if tensor.start < at else "leaves a gap before it"
+            )
             raise InputError(what, where=f"{where}: {name}", fix=_AGAIN)
         at = tensor.end
         if at > size:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -32,7 +32,9 @@ def look_up(repo: str, revision: str | None) -> Repository:
 
     if constants.HF_HUB_OFFLINE:
         return _in_cache(repo, revision)
-    info = _ask(repo, revision, lambda: HfApi().model_info(repo, revision=revision, files_metadata=True))
+    info = _ask(
+        repo, revision, lambda: HfApi().model_info(repo, revision=revision, files_metadata=True)
+    )
     files = {file.rfilename: file.size or 0 for file in info.siblings or []}
     return Repository(str(info.sha), files)
 
@@ -42,11 +44,13 @@ def download(repo: str, commit: str, names: Sequence[str]) -> Path:
     from huggingface_hub import hf_hub_download
 
     if not names:
-        raise InputError("has none of the files that are needed", where=repo, fix="look at it on the Hub")
+        raise InputError(
+            "has none of the files that are needed", where=repo, fix="look at it on the Hub"
+        )
     folder = Path()
     for name in names:
-        path = Path(_ask(repo, commit, lambda name=name: hf_hub_download(repo, name, revision=commit)))
-        folder = path.parents[name.count("/")]
+        fetch = partial(hf_hub_download, repo, name, revision=commit)
+        folder = Path(_ask(repo, commit, fetch)).parents[name.count("/")]
     return folder
 
 
@@ -91,7 +95,9 @@ def _in_cache(repo: str, revision: str | None) -> Repository:
             where=repo,
             fix="unset HF_HUB_OFFLINE, or download it beforehand with `hf download`",
         ) from None
-    files = {p.relative_to(folder).as_posix(): p.stat().st_size for p in folder.rglob("*") if p.is_file()}
+    files = {
+        p.relative_to(folder).as_posix(): p.stat().st_size for p in folder.rglob("*") if p.is_file()
+    }
     return Repository(folder.name, files)
 
 
@@ -102,20 +108,32 @@ def _ask(repo: str, revision: str | None, question: Callable[[], T]) -> T:
     try:
         return question()
     except errors.GatedRepoError:
-        what, fix = "is gated", f"accept its terms at {constants.ENDPOINT}/{repo}, then run `hf auth login`"
+        what, fix = (
+            "is gated",
+            f"accept its terms at {constants.ENDPOINT}/{repo}, then run `hf auth login`",
+        )
     except errors.RevisionNotFoundError:
-        what, fix = f"has no revision {revision!r}", f"see {constants.ENDPOINT}/{repo}/tree/main for what it has"
+        what, fix = (
+            f"has no revision {revision!r}",
+            f"see {constants.ENDPOINT}/{repo}/tree/main for what it has",
+        )
     except errors.RepositoryNotFoundError:
         what = "is neither a folder here nor a model on the Hub (or it is private)"
         fix = "check the spelling; for a private one run `hf auth login`; for a folder write ./name"
     except errors.EntryNotFoundError:
-        what, fix = "lost a file while it was read", "run again; give a commit as `revision` to be safe"
+        what, fix = (
+            "lost a file while it was read",
+            "run again; give a commit as `revision` to be safe",
+        )
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
         what = "is not wholly in the Hub's cache, and the Hub cannot be asked"
         fix = "go online once, or download it beforehand with `hf download`"
     except errors.HfHubHTTPError as error:
         code = error.response.status_code if error.response is not None else "?"
-        what, fix = f"the Hub answered with error {code}", "try again later; see https://status.huggingface.co"
+        what, fix = (
+            f"the Hub answered with error {code}",
+            "try again later; see https://status.huggingface.co",
+        )
     except (errors.HTTPError, OSError) as error:
         what = f"the Hub at {constants.ENDPOINT} cannot be reached ({type(error).__name__})"
         fix = "check the network; with the model in the cache, set HF_HUB_OFFLINE=1; or give a local folder"

@@ -25,7 +25,15 @@ _ROUTED = (
 )
 UNMERGEABLE: Mapping[str, tuple[str, str]] = {
     **dict.fromkeys(
-        ("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CPT", "CARTRIDGE"), _PROMPTS
+        (
+            "PROMPT_TUNING",
+            "MULTITASK_PROMPT_TUNING",
+            "P_TUNING",
+            "PREFIX_TUNING",
+            "CPT",
+            "CARTRIDGE",
+        ),
+        _PROMPTS,
     ),
     "ADAPTION_PROMPT": _PROMPTS,
     **dict.fromkeys(("POLY", "XLORA", "LILY", "SHADOW"), _ROUTED),
@@ -82,14 +90,19 @@ def _members(enumeration: str) -> tuple[str, ...]:
 
 def _root() -> Path:
     spec = importlib.util.find_spec("peft")
-    assert spec is not None and spec.submodule_search_locations
+    assert spec is not None
+    assert spec.submodule_search_locations
     return Path(spec.submodule_search_locations[0])
 
 
 def _parents(text: str, tuners: Path) -> Iterable[Path]:
     """Config files of other types that a config file imports its base class from."""
     for node in ast.parse(text).body:
-        if isinstance(node, ast.ImportFrom) and node.module and "Config" in str([a.name for a in node.names]):
+        if (
+            isinstance(node, ast.ImportFrom)
+            and node.module
+            and "Config" in str([a.name for a in node.names])
+        ):
             part = node.module.removeprefix("peft.tuners.").split(".")[0]
             file = tuners / part / "config.py"
             if file.is_file():

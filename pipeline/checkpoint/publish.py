@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.blueprint import Blueprint
-from pipeline.checkpoint.source import is_path
 from pipeline.checkpoint.rename import exchange, rename_new
+from pipeline.checkpoint.source import is_path
 from pipeline.checkpoint.textjson import parse_object
 from pipeline.errors import InputError, OutputError
 
@@ -46,10 +46,14 @@ def check_target(path: Path, *, overwrite: bool, inputs: Sequence[Path]) -> None
         _check_writable(real)
         return
     if not path.is_dir():
-        raise OutputError("is a file, and a folder is to be written", where=path, fix="choose another name")
+        raise OutputError(
+            "is a file, and a folder is to be written", where=path, fix="choose another name"
+        )
     if not overwrite:
         raise OutputError(
-            "exists already", where=path, fix="choose another folder, or set `overwrite: true` to replace it"
+            "exists already",
+            where=path,
+            fix="choose another folder, or set `overwrite: true` to replace it",
         )
     why = _why_keep(path)
     if why:
@@ -153,7 +157,9 @@ def _check_writable(path: Path) -> None:
         raise OutputError(f"{parent} is a file, so no folder can be made in it", where=path)
     if not os.access(parent, os.W_OK | os.X_OK):
         raise OutputError(
-            f"no right to write into {parent}", where=path, fix="choose a folder that you may write to"
+            f"no right to write into {parent}",
+            where=path,
+            fix="choose a folder that you may write to",
         )
 
 
@@ -186,7 +192,9 @@ def _lock(lock: Path, path: Path) -> int:
         except BlockingIOError:
             os.close(handle)
             raise OutputError(
-                "another run is writing it now", where=path, fix="wait for it, or choose another folder"
+                "another run is writing it now",
+                where=path,
+                fix="wait for it, or choose another folder",
             ) from None
         except FileNotFoundError:
             pass
@@ -238,4 +246,6 @@ def _as_output_error(error: BaseException, path: Path) -> OutputError:
             fix=f"free some space on the disk of {path.parent}, or write elsewhere",
         )
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return OutputError(f"cannot be written: {reason}", where=path, fix="choose a folder that you may write to")
+    return OutputError(
+        f"cannot be written: {reason}", where=path, fix="choose a folder that you may write to"
+    )

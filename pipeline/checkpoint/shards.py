@@ -30,7 +30,9 @@ def find_weights(source: Source) -> Weights:
             return Weights((name,), pickle)
         if f"{name}.index.json" in source.files:
             weight_map = read_index(source, f"{name}.index.json")
-            return Weights(tuple(sorted(set(weight_map.values()))), pickle, (f"{name}.index.json",), weight_map)
+            return Weights(
+                tuple(sorted(set(weight_map.values()))), pickle, (f"{name}.index.json",), weight_map
+            )
     raise InputError("has no weights", where=source.reference, fix=_instead(source))
 
 
@@ -45,7 +47,11 @@ def read_index(source: Source, name: str) -> Mapping[str, str]:
     for tensor, file in weight_map.items():
         if not isinstance(file, str):
             raise InputError(f"names no file for {tensor}", where=where, fix=again)
-        if file.startswith(("/", "\\")) or ".." in file.replace("\\", "/").split("/") or ":" in file:
+        if (
+            file.startswith(("/", "\\"))
+            or ".." in file.replace("\\", "/").split("/")
+            or ":" in file
+        ):
             raise InputError(
                 f"points outside the folder for {tensor}: {file}",
                 where=where,
@@ -54,7 +60,9 @@ def read_index(source: Source, name: str) -> Mapping[str, str]:
         if file not in source.files:
             missing = sorted({f for f in weight_map.values() if f not in source.files})
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-            raise InputError(f"names files that are missing: {missing[0]}{more}", where=where, fix=again)
+            raise InputError(
+                f"names files that are missing: {missing[0]}{more}", where=where, fix=again
+            )
     return weight_map
 
 

@@ -42,7 +42,8 @@ class Source:
         """
         if self.folder is not None:
             return self.folder
-        assert self.repo is not None and self.commit is not None
+        assert self.repo is not None
+        assert self.commit is not None
         names = [name for name in self.files if patterns is None or _matches(name, patterns)]
         return hub.download(self.repo, self.commit, names)
 
@@ -69,14 +70,19 @@ class Source:
         """The header of a safetensors file, without its tensors. Raises InputError."""
         if self.folder is not None:
             return read_header(self.folder / name)
-        assert self.repo is not None and self.commit is not None
+        assert self.repo is not None
+        assert self.commit is not None
         data = hub.read_safetensors_header(self.repo, self.commit, name)
         return parse_header(data, size=self.files[name], where=self.where(name))
 
 
 def is_path(reference: str) -> bool:
     """Whether a reference means a folder of this machine rather than an id on the Hub."""
-    looks = reference.startswith((".", "/", "~")) or "\\" in reference or re.match("[A-Za-z]:", reference)
+    looks = (
+        reference.startswith((".", "/", "~"))
+        or "\\" in reference
+        or re.match("[A-Za-z]:", reference)
+    )
     return bool(looks) or reference.count("/") > 1 or Path(reference).exists()
 
 
@@ -107,7 +113,9 @@ def _locate_folder(reference: str) -> Source:
         hint = f"did you mean {similar}?" if similar else f"the working folder is {Path.cwd()}"
         raise InputError("there is no such folder", where=reference, fix=hint)
     if not folder.is_dir():
-        raise InputError("is a file, and a folder is expected", where=reference, fix=_instead_of(folder))
+        raise InputError(
+            "is a file, and a folder is expected", where=reference, fix=_instead_of(folder)
+        )
     try:
         files = dict(sorted(_files_in(folder)))
     except PermissionError as error:

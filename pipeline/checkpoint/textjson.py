@@ -20,7 +20,9 @@ def parse_object(data: bytes, *, where: object) -> dict[str, Any]:
     try:
         parsed = json.loads(data.decode("utf-8-sig"))
     except UnicodeDecodeError:
-        raise InputError("is not text (UTF-8), so not JSON", where=where, fix=_again(where)) from None
+        raise InputError(
+            "is not text (UTF-8), so not JSON", where=where, fix=_again(where)
+        ) from None
     except json.JSONDecodeError as error:
         raise InputError(
             f"is not JSON: {error.msg} at line {error.lineno}, column {error.colno}",
@@ -28,7 +30,9 @@ def parse_object(data: bytes, *, where: object) -> dict[str, Any]:
             fix=_again(where),
         ) from None
     except RecursionError:
-        raise InputError(f"is not usable JSON: {_DEEPEST}", where=where, fix=_again(where)) from None
+        raise InputError(
+            f"is not usable JSON: {_DEEPEST}", where=where, fix=_again(where)
+        ) from None
     if not isinstance(parsed, dict):
         kind = {list: "a list", str: "a string", bool: "true or false", type(None): "null"}
         raise InputError(

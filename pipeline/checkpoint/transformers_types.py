@@ -43,11 +43,14 @@ def has_class(kind: str, name: str) -> bool:
 @cache
 def _model_types() -> frozenset[str]:
     folder = _root() / "models" / "auto"
-    text = "".join((folder / n).read_text("utf-8") for n in ("auto_mappings.py", "configuration_auto.py"))
+    text = "".join(
+        (folder / n).read_text("utf-8") for n in ("auto_mappings.py", "configuration_auto.py")
+    )
     return frozenset(re.findall(r'"([\w.-]+)"(?:, |: )"\w+Config"', text)) - {"CONFIG_MAPPING"}
 
 
 def _root() -> Path:
     spec = importlib.util.find_spec("transformers")
-    assert spec is not None and spec.submodule_search_locations
+    assert spec is not None
+    assert spec.submodule_search_locations
     return Path(spec.submodule_search_locations[0])

@@ -48,7 +48,9 @@ def attach_adapter(settings: AttachAdapterSettings, state: State) -> State:
     try:
         found = inspect_adapter(adapter)
         found.check_weight(settings.weight)
-        found.check_beside([inspect_adapter(a) for a in blueprint.adapters if not written_here(a, state)])
+        found.check_beside(
+            [inspect_adapter(a) for a in blueprint.adapters if not written_here(a, state)]
+        )
         warnings = [*found.warnings, *_check_against_base(found, blueprint)]
     except InputError as error:
         raise Refused(
@@ -62,10 +64,10 @@ def attach_adapter(settings: AttachAdapterSettings, state: State) -> State:
 
 
 def _check_against_base(adapter: AdapterCheckpoint, blueprint: Blueprint) -> list[str]:
-    """Warnings, or an InputError where the two cannot fit; a base that is at fault itself is told elsewhere."""
+    """Warnings, or an InputError where the two cannot fit."""
     try:
         base = inspect_base(blueprint.base)
     except InputError:
-        return []
+        return []  # `load_base` has told of it
     check_shapes(adapter, base)
     return doubts_about_base(adapter, blueprint.base, base)

@@ -84,7 +84,9 @@ def load_base(settings: LoadBaseSettings, state: State) -> State:
                 otherwise=planned,
             )
         base = replace(base, quantization=saved)
-    after = state.with_blueprint(Blueprint(replace(base, revision=found.source.commit or base.revision)))
+    after = state.with_blueprint(
+        Blueprint(replace(base, revision=found.source.commit or base.revision))
+    )
     for warning in found.warnings:
         after = after.with_warning(warning)
     return after

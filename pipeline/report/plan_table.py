@@ -1,0 +1,49 @@
+"""A plan on the terminal: what each step does, what goes in and comes out, and what it takes."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.plan import Plan
+from pipeline.report.units import size
+
+
+def print_plan(plan: Plan, console: Console | None = None) -> None:
+    """What a recipe would do, on standard output."""
+    out = console or Console(highlight=False, soft_wrap=False)
+    out.print(Text(f"{plan.recipe.name}", style="bold"), Text(str(plan.recipe.path), style="dim"))
+    out.print(_steps(plan))
+    out.print(_figures(plan))
+    for warning in plan.warnings:
+        out.print(Text(f"warning: {warning}", style="yellow"))
+
+
+def _steps(plan: Plan) -> Table:
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(justify="right", style="dim")
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for number, step in enumerate(plan.steps, start=1):
+        table.add_row(str(number), Text(step.id), Text(step.does))
+    return table
+
+
+def _figures(plan: Plan) -> Table:
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for source in plan.sources:
+        at = f" at {source.commit[:12]}" if source.commit else ""
+        figures = f"{size(sum(source.files.values()))} in {len(source.files)} files"
+        table.add_row("in", Text(f"{source.reference}{at}: {figures}"))
+    for output in plan.outputs:
+        about = f"about {size(output.bytes)}" if output.bytes is not None else "size not known yet"
+        table.add_row("out", Text(f"{output.path}: {about}"))
+    table.add_row("disk", f"{size(plan.free_disk_bytes)} free")
+    if plan.peak_memory_bytes is not None:
+        table.add_row("memory", f"about {size(plan.peak_memory_bytes)} at most")
+    table.add_row("engine", f"{plan.engine}: {plan.engine_reason}")
+    table.add_row("run", Text(str(plan.recipe.run_dir)))
+    return table
