@@ -93,7 +93,7 @@ class LiveConsole:
                 transient=True,
                 refresh_per_second=8,
             )
-            self._live.start()
+            self._live.start(refresh=True)
 
     def _stop(self) -> None:
         if self._live is not None:
