@@ -16,6 +16,27 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 BuildBase = Callable[..., Path]
 
+THIRD_PARTY_WARNINGS = (
+    # torch's own modules, at import, on the newest Python.
+    "ignore:`torch.jit.*` is deprecated:DeprecationWarning",
+    # PEFT asks transformers for an attribute under its old name.
+    "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning",
+    # PEFT says what it saves beside an adapter's own tensors: as the tests want it.
+    "ignore:Setting `save_embedding_layers` to `True`:UserWarning",
+    # PEFT takes the bias of `lora_bias` for a sharded matrix.
+    "ignore:Adapter .*LoRA tensor.s. have invalid shape",
+    # What PEFT says of ties, in the plain calls that ours are compared with.
+    "ignore:Input and output embeddings are no longer tied after merging:UserWarning",
+    "ignore:Model has `tie_word_embeddings=True` and a tied layer is part of the adapter:UserWarning",
+    "ignore:Model with `tie_word_embeddings=True` and the tied_target_modules:UserWarning",
+)
+"""Warnings are errors in our tests; these are not ours to mend."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for line in THIRD_PARTY_WARNINGS:
+        config.addinivalue_line("filterwarnings", line)
+
 
 @pytest.fixture(scope="session")
 def base_model(tmp_path_factory: pytest.TempPathFactory) -> BuildBase:

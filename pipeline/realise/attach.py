@@ -76,7 +76,11 @@ def _attach_one(model: Any, adapter: Adapter, trainable: bool) -> Any:
     plain = [name for name, _ in base.named_modules()]
     try:
         with warnings.catch_warnings():
+            # The first becomes an error below; the second is about ties, which a fold takes care of.
             warnings.filterwarnings("ignore", message="Found missing adapter keys")
+            warnings.filterwarnings(
+                "ignore", message="Model has `tie_word_embeddings=True` and a tied"
+            )
             if first:
                 model = PeftModel.from_pretrained(
                     model, str(folder), adapter_name=adapter.name, is_trainable=trainable

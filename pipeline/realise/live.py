@@ -87,7 +87,7 @@ def realise(
     Raises InputError for a base or adapter that cannot be read, MergeError for one that does not fit.
     """
     torch.manual_seed(seed)
-    loaded = load_base_model(blueprint.base, torch_device(device))
+    loaded = load_base_model(blueprint.base, torch_device(device), labels=_labels(blueprint))
     model, warnings = loaded.model, []
     _check_invented(blueprint, loaded.invented)
     if blueprint.dequantize:
@@ -104,6 +104,20 @@ def realise(
         model = attach(model, blueprint.adapters, trainable=trainable)
     facts = {"modules_merged": claimed, "modules_changed": changed} if blueprint.folds else {}
     return LiveModel(model, blueprint, facts, tuple(warnings))
+
+
+def _labels(blueprint: Blueprint) -> int | None:
+    """Rows of the classification head that an adapter brings; None where the base's config decides."""
+    if blueprint.base.task not in ("sequence_classification", "token_classification"):
+        return None
+    heads = ("score.weight", "classifier.weight", "classifier.out_proj.weight")
+    rows = {
+        tensor.shape[0]
+        for adapter in blueprint.all_adapters
+        for name, tensor in adapter_tensors(adapter).items()
+        if name.endswith(heads)
+    }
+    return rows.pop() if len(rows) == 1 else None
 
 
 def _check_invented(blueprint: Blueprint, invented: frozenset[str]) -> None:

@@ -41,9 +41,10 @@ def torch_device(wanted: str) -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def load_base_model(base: Base, device: str) -> LoadedBase:
+def load_base_model(base: Base, device: str, *, labels: int | None = None) -> LoadedBase:
     """Load the base in evaluation mode, on `device` unless its placement says otherwise.
 
+    `labels` makes a classification head of that many rows, where the checkpoint brings none.
     Raises InputError when the checkpoint is missing, damaged or not a model of that task.
     """
     import transformers
@@ -62,6 +63,7 @@ def load_base_model(base: Base, device: str) -> LoadedBase:
             use_safetensors=None if base.allow_pickle else True,
             **_quantization(base.quantization, base.dtype or found.dtype),
             **_placement(base, device),
+            **({} if labels is None else {"num_labels": labels}),
         )
     except torch.OutOfMemoryError:
         raise

@@ -23,13 +23,6 @@ class TiedGroup:
     owners: tuple[Any, ...]
     """The module that holds each of them; it stays the same object when PEFT wraps it."""
 
-    def parameters(self) -> list[torch.nn.Parameter]:
-        """What the places hold now."""
-        return [
-            getattr(owner, name.rpartition(".")[2])
-            for name, owner in zip(self.names, self.owners, strict=True)
-        ]
-
 
 def tied_groups(model: Any) -> list[TiedGroup]:
     """All groups of two or more places that share a parameter."""

@@ -45,6 +45,7 @@ def write_model(
         # The model that the run keeps is no longer the one that the blueprint describes.
         run.release()
     save_model(live.model, folder, max_shard_size=max_shard_size)
+    _keep_generation_config(blueprint, folder)
     copy_companions(blueprint, folder)
     write_card(folder, blueprint)
     return _written(live.model, folder)
@@ -53,21 +54,38 @@ def write_model(
 def save_model(model: Any, folder: Path, *, max_shard_size: str) -> None:
     """Like `save_pretrained`, but a generation config that transformers finds invalid does not stop it.
 
-    Such files are common (a temperature without sampling); the base's own is copied afterwards as it is.
+    Such configs are common (a temperature without sampling); they are left out.
     """
     from transformers import GenerationConfig
 
     own = getattr(model, "generation_config", None)
+    invalid = own is not None and not _valid(own)
     try:
-        if own is not None:
-            own.validate(strict=True)
-    except ValueError:
-        model.generation_config = GenerationConfig()
-    try:
+        if invalid:
+            model.generation_config = GenerationConfig()
         model.save_pretrained(str(folder), max_shard_size=max_shard_size)
     finally:
         if own is not None:
             model.generation_config = own
+    if invalid:
+        (folder / "generation_config.json").unlink(missing_ok=True)
+
+
+def _valid(generation_config: Any) -> bool:
+    try:
+        generation_config.validate(strict=True)
+    except ValueError:
+        return False
+    return True
+
+
+def _keep_generation_config(blueprint: Blueprint, folder: Path) -> None:
+    """The base's own, byte for byte: transformers would drop or add entries."""
+    from pipeline.checkpoint.base import inspect_base
+
+    own = inspect_base(blueprint.base).source.read_bytes("generation_config.json")
+    if own is not None:
+        (folder / "generation_config.json").write_bytes(own)
 
 
 def _recast(model: Any, wanted: str | None, blueprint: Blueprint) -> bool:
