@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import cast
 
@@ -71,8 +71,13 @@ def quiet_libraries() -> Iterator[None]:
 
 
 class _RunLog(logging.FileHandler):
+    """A log file on a full disk is the least of a run's troubles: its own error is the one to show."""
+
+    def close(self) -> None:
+        with suppress(OSError):
+            super().close()
+
     def handleError(self, record: logging.LogRecord) -> None:
-        # On a full disk the run's own error is the one to show, not one traceback per record.
         if not isinstance(sys.exc_info()[1], OSError):
             super().handleError(record)
 
@@ -154,14 +159,13 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
 @contextmanager
 def _no_bars_of_imported() -> Iterator[None]:
     """Libraries that were imported earlier read no environment variables any more."""
-    transformers = sys.modules.get("transformers.utils.logging")
-    hub = sys.modules.get("huggingface_hub.utils")
-    bars = [(m.disable_progress_bar, m.enable_progress_bar) for m in [transformers] if m]
-    bars += [(m.disable_progress_bars, m.enable_progress_bars) for m in [hub] if m]
-    for disable, _ in bars:
-        disable()
-    try:
+    with ExitStack() as stack:
+        hub = sys.modules.get("huggingface_hub.utils")
+        if hub and not hub.are_progress_bars_disabled():
+            hub.disable_progress_bars()
+            stack.callback(hub.enable_progress_bars)
+        transformers = sys.modules.get("transformers.utils.logging")
+        if transformers and transformers.is_progress_bar_enabled():
+            transformers.disable_progress_bar()
+            stack.callback(transformers.enable_progress_bar)
         yield
-    finally:
-        for _, enable in bars:
-            enable()
