@@ -15,7 +15,7 @@ from pipeline.recipe.compile import NO_PRESET, Compiled, Line
 from pipeline.recipe.model import Engine, Recipe, StepCall, Tracker
 from pipeline.recipe.resolve import MISSING, Failure, resolve, root_causes, source_of
 from pipeline.recipe.wrong_values import explain
-from pipeline.steps import makers_of, nearest, step_settings
+from pipeline.steps import Thing, all_steps, makers_of, step_settings
 
 
 @step_settings
@@ -159,8 +159,6 @@ def _unasked(params: Any, failures: Sequence[Failure], where: Places) -> list[Pr
 
 def _order(compiled: Compiled, lines: Sequence[Line]) -> list[Problem]:
     """Steps that need what no step before them makes."""
-    from pipeline.steps import all_steps
-
     problems: list[Problem] = []
     made: set[str] = set()
     position = {line.id: i for i, line in enumerate(compiled.lines)}
@@ -169,19 +167,27 @@ def _order(compiled: Compiled, lines: Sequence[Line]) -> list[Problem]:
             if at <= position[line.id]:
                 # What stands there is not known; take it for what it seems to be, or for anything.
                 made |= set(all_steps()[name].makes if name else _EVERYTHING)
-        for thing in sorted(line.step.needs - made):
-            makers = makers_of(thing)
-            later = [other for other in lines if other.step.name in makers]
-            article = "an" if thing[0] in "aeiou" else "a"
-            what = f"`{line.step.name}` needs {article} {thing}, and no step before it makes one"
-            if later:
-                fix = f"move `{later[0].id}` (line {later[0].place.line}) up before it"
-            else:
-                fix = f"put {' or '.join(f'`- {name}`' for name in makers)} before it"
+        lacking = sorted(line.step.needs - made)
+        if lacking:
+            what = f"`{line.step.name}` needs {_words(lacking)}, and no step before it makes "
+            what += "one" if len(lacking) == 1 else "them"
+            fix = "; ".join(_maker(thing, lines) for thing in lacking)
             problems.append(Problem(what, fix, line.id, line.place))
-            made.add(thing)
+            made.update(lacking)
         made |= line.step.makes
     return problems
+
+
+def _maker(thing: Thing, lines: Sequence[Line]) -> str:
+    makers = makers_of(thing)
+    later = next((line for line in lines if line.step.name in makers), None)
+    if later is not None:
+        return f"move `{later.id}` (line {later.place.line}) up before it"
+    return f"put {' or '.join(f'`- {name}`' for name in makers)} before it"
+
+
+def _words(things: Sequence[str]) -> str:
+    return " and ".join(f"{'an' if thing[0] in 'aeiou' else 'a'} {thing}" for thing in things)
 
 
 _EVERYTHING = ("base", "adapter", "model folder", "adapter folder")

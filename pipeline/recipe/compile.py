@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipeline.errors import Place, Problem
@@ -72,37 +72,33 @@ class Compiled:
 
 def compile_recipe(document: Document, name: str) -> Compiled:
     """Check the form of a recipe. `name` is what it is called unless it says so itself."""
-    problems = list(document.problems)
+    problems = [_as_typed(problem) for problem in document.problems]
     if not document.data:
         if not problems:
             problems.append(Problem("the recipe is empty", _HOW, place=Place(document.file)))
         return Compiled(document, {"name": name, "params": {}}, (), tuple(problems), {0: None})
-    problems += _code(document.data, (), document)
-    problems += _grammar(document.data, (), document)
-    bad = {problem.place for problem in problems}
-    head: dict[str, Any] = {"name": name}
-    for key, value in document.data.items():
+    data = _cleaned(document.data, (), document, problems)
+    head: dict[str, Any] = {"name": name, "params": {}}
+    for key, value in data.items():
         place = document.place((key,))
         if key not in TOP_KEYS:
             problems.append(_unknown_key(key, place))
-        elif key == "params" and not isinstance(value, Mapping):
-            if value is not None:
-                problems.append(
-                    Problem("must be a mapping of names to values", None, "params", place)
-                )
-        elif key != "steps" and place not in bad:
+        elif key == "params" and not isinstance(value, Mapping | None):
+            problems.append(Problem("must be a mapping of names to values", None, "params", place))
+        elif key != "steps" and value is not None:
             head[key] = value
     if not (isinstance(head["name"], str) and _RECIPE_NAME.fullmatch(head["name"])):
         what = f"must be a plain name (letters, digits, `_`, `-`, `.`), got {head['name']!r}"
-        fix = None if "name" in document.data else "rename the file, or give the recipe a `name`"
+        fix = None if "name" in data else "rename the file, or give the recipe a `name`"
         problems.append(Problem(what, fix, "name", document.place(("name",))))
         head["name"] = "unnamed"
-    lines, unknown = _lines(document, problems)
-    return Compiled(document, _without_bad(head, document, problems), lines, tuple(problems), unknown)
+    lines, unknown = _lines(data.get("steps"), document, problems)
+    return Compiled(document, head, lines, tuple(problems), unknown)
 
 
-def _lines(document: Document, problems: list[Problem]) -> tuple[tuple[Line, ...], dict[int, str | None]]:
-    listed = document.data.get("steps")
+def _lines(
+    listed: Any, document: Document, problems: list[Problem]
+) -> tuple[tuple[Line, ...], dict[int, str | None]]:
     place = document.place(("steps",))
     if isinstance(listed, Mapping):
         problems.append(
@@ -113,9 +109,7 @@ def _lines(document: Document, problems: list[Problem]) -> tuple[tuple[Line, ...
         problems.append(Problem(f"must be a list, got {listed!r}", _HOW, "steps", place))
         return (), {0: None}
     if not listed:
-        known = any(p.key == "steps" for p in problems)
-        if not known:
-            problems.append(Problem("the recipe has no steps", _HOW, "steps", place))
+        problems.append(Problem("the recipe has no steps", _HOW, place=place))
         return (), {0: None}
     items: list[_Item] = []
     unknown: dict[int, str | None] = {}
@@ -156,12 +150,12 @@ def _item(raw: Any, path: Path_, document: Document, problems: list[Problem]) ->
         return first if first in known else None
     else:
         what = "an empty item" if raw in (None, {}, []) else f"{raw!r} is not the name of a step"
-        problems.append(Problem(what, _HOW, "steps", place))
+        problems.append(Problem(what, _HOW, place=place))
         return None
     if name not in known:
         near = nearest(name, known)
         fix = near or f"the steps are {', '.join(known)}"
-        problems.append(Problem(f"there is no step {name!r}", fix, "steps", place))
+        problems.append(Problem(f"there is no step {name!r}", fix, place=place))
         return near.split("'")[1] if near else None
     step = known[name]
     if value is None:
@@ -191,8 +185,7 @@ def _with_options(
     chosen = NO_PRESET
     if preset is not None:
         chosen = _preset(preset, step.name, document.place((*path, "preset")), problems)
-    kept = {key: value for key, value in options.items() if _sound(value, (*path, key), document, problems)}
-    return _Item(step, chosen, id, kept, path, document.place(path))
+    return _Item(step, chosen, id, options, path, document.place(path))
 
 
 def _preset(value: Any, step: str, place: Place, problems: list[Problem]) -> str:
@@ -224,63 +217,46 @@ def _named(items: list[_Item], problems: list[Problem]) -> Iterator[Line]:
         yield Line(id, item.step, item.preset, item.options, item.path, item.place)
 
 
-def _without_bad(
-    head: dict[str, Any], document: Document, problems: list[Problem]
-) -> dict[str, Any]:
-    params = head.get("params") or {}
-    head["params"] = {k: v for k, v in params.items() if _sound(v, ("params", k), document, problems)}
-    return head
-
-
-def _sound(value: Any, path: Path_, document: Document, problems: list[Problem]) -> bool:
-    """Whether nothing in a value has a malformed interpolation, which Hydra could not even load."""
-    return not any(True for _ in _grammar(value, path, document))
-
-
-def _grammar(value: Any, path: Path_, document: Document) -> Iterator[Problem]:
-    """The texts in which a `${` is not an interpolation."""
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    for leaf, at in _leaves(value, path):
-        if isinstance(leaf, str) and "${" in leaf:
-            try:
-                OmegaConf.create({"value": leaf})
-            except OmegaConfBaseException:
-                what = f"{leaf!r} has an interpolation that cannot be read"
-                fix = "it is written ${params.name}; for a plain dollar sign, write \\${"
-                yield Problem(what, fix, dotted(at, document.data), document.place(at))
-
-
-def _code(value: Any, path: Path_, document: Document) -> Iterator[Problem]:
-    """Keys such as `_target_`, with which Hydra would name code to call."""
+def _cleaned(value: Any, path: Path_, document: Document, problems: list[Problem]) -> Any:
+    """A value without what Hydra must not see: keys that name code, interpolations it cannot read."""
     if isinstance(value, Mapping):
+        kept = {}
         for key, child in value.items():
             if re.fullmatch(r"_\w+_", key):
                 what = f"{key!r} is not allowed: a recipe cannot name code"
-                yield Problem(what, "remove it", dotted((*path, key), document.data), document.place((*path, key)))
+                at = (*path, key)
+                problems.append(Problem(what, "remove it", _dotted(at), document.place(at)))
             else:
-                yield from _code(child, (*path, key), document)
-    elif isinstance(value, list):
-        for position, child in enumerate(value):
-            yield from _code(child, (*path, position), document)
+                kept[key] = _cleaned(child, (*path, key), document, problems)
+        return kept
+    if isinstance(value, list):
+        return [_cleaned(child, (*path, i), document, problems) for i, child in enumerate(value)]
+    if isinstance(value, str) and "${" in value and not _readable(value):
+        what = f"{value!r} has an interpolation that cannot be read"
+        fix = "it is written ${params.name}; for a plain dollar sign, write \\${"
+        problems.append(Problem(what, fix, _dotted(path), document.place(path)))
+        return value.replace("${", "$")
+    return value
 
 
-def _leaves(value: Any, path: Path_) -> Iterator[tuple[Any, Path_]]:
-    if isinstance(value, Mapping):
-        for key, child in value.items():
-            yield from _leaves(child, (*path, key))
-    elif isinstance(value, list):
-        for position, child in enumerate(value):
-            yield from _leaves(child, (*path, position))
-    else:
-        yield value, path
+def _readable(text: str) -> bool:
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        OmegaConf.create({"value": text})
+    except OmegaConfBaseException:
+        return False
+    return True
 
 
-def dotted(path: Path_, data: Any = None) -> str:
+def _dotted(path: Path_) -> str:
     """A path as a key of the command line: `steps.0.save.dtype` is `save.dtype`."""
-    parts = path[2:] if path[:1] == ("steps",) and len(path) > 2 else path
-    return ".".join(str(part) for part in parts)
+    return re.sub(r"^steps\.\d+\.", "", ".".join(str(part) for part in path))
+
+
+def _as_typed(problem: Problem) -> Problem:
+    return replace(problem, key=_dotted((problem.key,))) if problem.key else problem
 
 
 def _unknown_key(key: str, place: Place) -> Problem:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.object_type import ObjectType
 from hydra.errors import HydraException
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.errors import COMMAND_LINE, Place, Problem, RecipeError
@@ -16,9 +18,32 @@ from pipeline.recipe.compile import NO_PRESET, Compiled
 from pipeline.recipe.compose import composed, config_loader, fingerprint
 from pipeline.recipe.find import find_recipe
 from pipeline.recipe.model import Recipe
-from pipeline.recipe.overrides import Said, preset_problem, read_overrides
+from pipeline.recipe.overrides import Presets, Said, preset_problem, read_overrides
 from pipeline.recipe.source import read_recipe
 from pipeline.recipe.yaml_file import read_yaml
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A recipe file and a command line, read and held against each other, but not composed."""
+
+    compiled: Compiled
+    loader: ConfigLoaderImpl
+    said: tuple[Said, ...]
+    presets: Mapping[str, str]
+    """The preset of each step, by the step's id."""
+    problems: tuple[Problem, ...]
+
+    @property
+    def overrides(self) -> list[str]:
+        """In Hydra's form."""
+        return [item.text for item in self.said]
+
+    def require_sound(self) -> Asked:
+        """Raise RecipeError if anything was wrong."""
+        if self.problems:
+            raise RecipeError(_sorted(self.problems))
+        return self
 
 
 def load(reference: str, overrides: Sequence[str] = (), *, config_dir: Path | None = None) -> Recipe:
@@ -26,7 +51,23 @@ def load(reference: str, overrides: Sequence[str] = (), *, config_dir: Path | No
 
     Raises RecipeError with every mistake of the file, its presets and the command line.
     """
-    path = find_recipe(reference)
+    asked = read(find_recipe(reference), overrides, config_dir)
+    if not asked.compiled.lines:
+        raise RecipeError(_sorted(asked.problems))
+    said, wrong = _composable(asked.loader, asked.said)
+    asked = replace(asked, said=tuple(said), problems=(*asked.problems, *wrong))
+    try:
+        with composed(asked.loader, asked.overrides) as config:
+            return from_config(config, asked, overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        problem = from_hydra(error, Place(asked.compiled.document.file))
+        raise RecipeError(_sorted([*asked.problems, problem])) from error
+
+
+def read(
+    path: Path, overrides: Sequence[str], config_dir: Path | None = None, *, multirun: bool = False
+) -> Asked:
+    """Read a recipe file and the overrides of a command line; collects what is wrong with them."""
     compiled = read_recipe(path)
     problems = list(compiled.problems)
     if config_dir is not None and not config_dir.is_dir():
@@ -34,25 +75,24 @@ def load(reference: str, overrides: Sequence[str] = (), *, config_dir: Path | No
         problems.append(Problem(what, None, "--config-dir", COMMAND_LINE))
         config_dir = None
     loader = config_loader(path, config_dir)
-    said, wrong = read_overrides(overrides, compiled, lambda group: _presets(loader, group))
+    searchpath = [item for item in overrides if item.startswith("hydra.searchpath=")]
+    said, wrong = read_overrides(
+        overrides, compiled, lambda group: _presets(loader, group, searchpath), multirun=multirun
+    )
     problems += wrong
-    said, chosen, found = _check_presets(loader, compiled, said)
-    problems += found
-    if not compiled.lines:
+    said, presets, wrong = _check_presets(loader, compiled, said)
+    return Asked(compiled, loader, tuple(said), presets, (*problems, *wrong))
+
+
+def from_config(config: DictConfig, asked: Asked, overrides: Sequence[str]) -> Recipe:
+    """The recipe that Hydra composed, while HydraConfig tells of the same run. Raises RecipeError."""
+    places = _places(asked.compiled, asked.loader, asked.presets, asked.said)
+    data, calls, wrong = check(asked.compiled, config, places, asked.presets)
+    known = {problem.key for problem in asked.problems if problem.key}
+    problems = [*asked.problems, *(problem for problem in wrong if problem.key not in known)]
+    if problems:
         raise RecipeError(_sorted(problems))
-    said, wrong = _composable(loader, said)
-    problems += wrong
-    try:
-        with composed(loader, [item.text for item in said]) as config:
-            places = _places(compiled, loader, chosen, said)
-            data, calls, wrong = check(compiled, config, places, chosen)
-            problems += wrong
-            if problems:
-                raise RecipeError(_sorted(problems))
-            return make_recipe(compiled, data, calls, places, overrides, fingerprint(config))
-    except (HydraException, OmegaConfBaseException) as error:
-        problems.append(_from_hydra(error, Place(compiled.document.file)))
-        raise RecipeError(_sorted(problems)) from error
+    return make_recipe(asked.compiled, data, calls, places, overrides, fingerprint(config))
 
 
 def _presets(loader: ConfigLoaderImpl, group: str, searchpath: Sequence[str] = ()) -> list[str]:
@@ -67,13 +107,16 @@ def _check_presets(
     goes on and finds the other mistakes."""
     problems: list[Problem] = []
     chosen = {line.id: line.preset for line in compiled.lines}
-    chosen |= {item.key: str(item.value) for item in said if item.preset and compiled.line(item.key)}
+    for item in said:
+        if item.preset and not item.sweep and compiled.line(item.key):
+            chosen[item.key] = str(item.value)
     replaced = list(said)
+    searchpath = [item.text for item in said if item.key == "hydra.searchpath"]
     for line in compiled.lines:
         preset = chosen[line.id]
         if preset == NO_PRESET:
             continue
-        wrong = preset_problem(line, preset, lambda group: _presets(loader, group, _searchpath(said)))
+        wrong = preset_problem(line, preset, lambda group: _presets(loader, group, searchpath))
         found = [wrong.at(line.place)] if wrong else []
         for file in _preset_files(loader, line.step.name, preset):
             found += read_yaml(file).problems
@@ -118,11 +161,11 @@ def _composable(loader: ConfigLoaderImpl, said: Sequence[Said]) -> tuple[list[Sa
                 with composed(loader, [other.text for other in [*good, item]]):
                     good = [*good, item]
             except (HydraException, OmegaConfBaseException) as error:
-                problems.append(_from_hydra(error, COMMAND_LINE).at(None, item.key))
-    return good, problems or [_from_hydra(whole, COMMAND_LINE)]
+                problems.append(from_hydra(error, COMMAND_LINE).at(None, item.key))
+    return good, problems or [from_hydra(whole, COMMAND_LINE)]
 
 
-def _from_hydra(error: Exception, place: Place) -> Problem:
+def from_hydra(error: Exception, place: Place) -> Problem:
     """Hydra's words without its advice, which is written for people who write configs, not recipes."""
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
     lines = [line.strip() for line in str(cause or error).splitlines()]
@@ -156,15 +199,15 @@ def _places(
     return places
 
 
-def _searchpath(said: Sequence[Said]) -> list[str]:
-    return [item.text for item in said if item.key == "hydra.searchpath"]
-
-
 def _sorted(problems: Sequence[Problem]) -> list[Problem]:
-    """In the order of the file, the command line last; each once."""
+    """In the order of the files, the command line last; of several about one value, the first found."""
+    first: dict[object, Problem] = {}
+    for problem in problems:
+        told = problem.key is None or problem.place in (None, COMMAND_LINE)
+        first.setdefault(problem if told else (problem.place, problem.key), problem)
+    return sorted(first.values(), key=_position)
 
-    def order(problem: Problem) -> tuple[bool, str, int, int]:
-        place = problem.place or COMMAND_LINE
-        return (place == COMMAND_LINE, place.file, place.line or 0, place.column or 0)
 
-    return sorted(dict.fromkeys(problems), key=order)
+def _position(problem: Problem) -> tuple[bool, str, int, int]:
+    place = problem.place or COMMAND_LINE
+    return (place == COMMAND_LINE, place.file, place.line or 0, place.column or 0)

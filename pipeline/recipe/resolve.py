@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,10 +29,15 @@ class Failure:
     key: str
     """Where it is used: `steps.save.path`."""
     target: str
-    """What it names."""
-    direct: bool
-    """False when it is a value on the way that names what is not there."""
+    """What it names, or what a value on the way names."""
+    raw: str
+    """The value as it is written."""
     problem: Problem
+
+    @property
+    def names(self) -> list[str]:
+        """The keys that the value itself refers to."""
+        return re.findall(r"\$\{([A-Za-z_][\w.]*)\}", self.raw)
 
 
 def resolve(config: DictConfig, key: str) -> tuple[Any, list[Failure]]:
@@ -85,17 +90,28 @@ def _failure(root: DictConfig, key: str, raw: str, error: Exception) -> Failure:
     elif isinstance(error, RecursionError) or "ecursive" in said:
         target = raw
         problem = Problem(f"{raw} refers to itself, directly or through others", "give one of them a value")
-        return Failure(key, target, True, problem)
     else:
         target = raw
         problem = Problem(f"{raw} cannot be resolved: {said.rpartition('interpolation: ')[2]}")
-    return Failure(key, target, target in raw, problem)
+    return Failure(key, target, raw, problem)
 
 
 def root_causes(failures: list[Failure]) -> list[Failure]:
-    """Leave out failures of values that only pass through another value that fails."""
-    direct = {failure.target for failure in failures if failure.direct}
-    return [f for f in failures if f.direct or f.target not in direct]
+    """Leave out the values that fail only because another one that they refer to does."""
+    failed = {failure.key: failure for failure in failures}
+    return [f for f in failures if f.key in _reach(f, failed) or not set(f.names) & set(failed)]
+
+
+def _reach(failure: Failure, failed: Mapping[str, Failure]) -> set[str]:
+    """The failed keys that a value refers to, directly or through others."""
+    reached: set[str] = set()
+    pending = list(failure.names)
+    while pending:
+        key = pending.pop()
+        if key in failed and key not in reached:
+            reached.add(key)
+            pending += failed[key].names
+    return reached
 
 
 def _near(target: str, root: DictConfig) -> str:

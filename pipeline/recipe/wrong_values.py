@@ -99,7 +99,7 @@ def _wanted(entry: Mapping[str, Any]) -> str:
     if kind == "string_too_short":
         return f"text of {context['min_length']} or more characters"
     if kind == "string_pattern_mismatch":
-        return f"text of the form {context['pattern']}"
+        return f"text of the form {context['pattern'].strip('^$')}"
     message: str = entry["msg"]
     return re.sub(r"^(Input should be|Value error,) ", "", message)
 
@@ -112,7 +112,7 @@ def _choices(entry: Mapping[str, Any]) -> list[str]:
 
 def _hint(kind: str, wanted: list[str], value: Any, choices: list[str]) -> str | None:
     if "text" in wanted and isinstance(value, bool | int | float):
-        return f'for text, write it in quotes: "{_shown(value)}"'
+        return "for text, write it in quotes"
     if choices and isinstance(value, bool) and any(c in ("no", "off", "yes", "on") for c in choices):
         return "YAML reads it as true or false; write it in quotes"
     if isinstance(value, str) and value.lower() in ("true", "false") and "true or false" in wanted:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,7 +85,7 @@ class _TooBig(Exception):
     """The file unfolds into more than a recipe can be."""
 
 
-_MISSING = object()
+_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "map", "seq")}
 
 
 class _Walk:
@@ -106,6 +107,10 @@ class _Walk:
             raise _TooBig(f"the file is nested more than {MAX_DEPTH} levels deep")
         if any(node is other for other in self.above):
             self.wrong(node, path, "an alias refers to a value that contains it")
+            return None
+        if node.tag not in _TAGS:
+            fix = "remove the tag; a recipe holds plain values only"
+            self.wrong(node, path, f"the YAML tag {node.tag!r} is not allowed", fix)
             return None
         self.above.append(node)
         try:
@@ -158,17 +163,16 @@ class _Walk:
             fix = f'write it in quotes: "{node.value}"' if node.value else "give the key a name"
             self.wrong(node, path, f"a key must be text, not {_kind(node)}", fix)
         else:
-            self.wrong(node, path, f"a key must be text, not {_kind(node)}", _BRACES)
+            braces = _BRACES if isinstance(node, yaml.MappingNode) else None
+            self.wrong(node, path, f"a key must be text, not {_kind(node)}", braces)
         return None
 
     def scalar(self, node: yaml.Node, path: Path_) -> Any:
         try:
             return self.loader.construct_object(node)
-        except yaml.constructor.ConstructorError:
-            fix = "remove the tag; a recipe holds plain values only"
-            self.wrong(node, path, f"the YAML tag {node.tag!r} is not allowed", fix)
         except ValueError:
-            self.wrong(node, path, f"{node.value!r} cannot be read as {_kind(node)}", "write it in quotes")
+            shown = node.value if len(node.value) < 60 else f"{node.value[:57]}..."
+            self.wrong(node, path, f"{shown!r} cannot be read as {_kind(node)}", "write it in quotes")
         return None
 
     def where(self, node: yaml.Node) -> Place:
@@ -228,8 +232,10 @@ def _yaml_problem(error: yaml.YAMLError, text: str, file: str) -> Problem:
 def _yaml_fix(said: str, row: str) -> str | None:
     if "\\t" in said or "\t" in row:
         return "YAML is indented with spaces, not with tabs"
-    if "${" in row:
+    if re.search(r"""(?<![\w"'/.-])\$\{""", row):
         return _BRACES
+    if "found '?'" in said:
+        return 'within braces, `???` needs quotes: "???"'
     if "another document" in said or "but found another" in said:
         return "a recipe is one YAML document: remove the line `---`"
     if "mapping values are not allowed" in said:

@@ -46,7 +46,7 @@ def _write(text: str) -> None:
     print(kept, file=sys.stderr)
 
 
-def _styled(text: str, style: str) -> str:
-    text = text.replace("\033", "")
+def _styled(text: str | None, style: str) -> str:
+    text = (text or "").replace("\033", "")
     coloured = sys.stderr.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
     return f"{style}{text}{_PLAIN}" if coloured else text

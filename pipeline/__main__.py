@@ -1,0 +1,5 @@
+"""`python -m pipeline` is `mergeline`."""
+
+from pipeline.cli import entry
+
+entry()

@@ -1,0 +1,306 @@
+"""The command line: verbs, thin. Each imports what it needs when it is called."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from pipeline import __version__
+from pipeline.errors import MergelineError, RecipeError
+
+if TYPE_CHECKING:
+    from pipeline.recipe.hydra_app import Request
+
+DONE, FAILED, WRONG, INTERRUPTED, CLOSED_PIPE = 0, 1, 2, 130, 141
+
+ABOUT = """\
+usage: mergeline VERB ...
+
+Declarative pipelines for the life of LoRA and QLoRA adapters.
+
+  run RECIPE [key=value ...]    run a recipe
+  plan RECIPE [key=value ...]   check it and say what it would do; reads no weights
+  show RUN_DIR                  a finished run as a table
+  recipes                       the recipes that have a name
+  steps [NAME]                  the steps, or one with its options and presets
+  new NAME                      write a commented recipe to ./recipes/NAME.yaml
+  schema [recipe|manifest]      JSON Schema, for editors and tools
+  demo [--dir DIR]              train a small model and an adapter, then merge and verify them
+  completion bash|zsh|fish      tab completion: eval "$(mergeline completion bash)"
+
+`mergeline VERB --help` says more. Everywhere: --debug shows tracebacks, --quiet says less, --version.
+exit codes: 0 done; 1 the run failed; 2 the recipe or the arguments are wrong, and nothing was run
+"""
+
+RUN_ABOUT = """\
+RECIPE is a path to a file, a name in ./recipes, or the name of a shipped recipe.
+
+overrides name the step:
+  save.dtype=float16            an option of a step
+  load_base=nf4                 a preset of a step
+  params.base=./my_model        a value that the recipe refers to
+  seed=3, device=cpu, engine=live, tracking=tensorboard
+  hydra.run.dir=DIR             the run's folder; by default outputs/<recipe>/<time>-<fingerprint>
+                                (a DIR that holds an earlier run is used again: its manifest is replaced,
+                                its log continued, and models in it are kept unless a step says overwrite)
+  'generate.prompts=["Hi, you"]'  text with commas or brackets is quoted twice
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    quiet = "--quiet" in words
+    words = [word for word in words if word not in ("--debug", "--quiet")]
+    try:
+        code = _dispatch(words, quiet=quiet, debug=debug)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # Whoever read our output has had enough; say nothing more, at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return CLOSED_PIPE
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        return _report(error, debug=debug)
+
+
+def entry() -> NoReturn:
+    """The console command."""
+    sys.exit(main())
+
+
+def _dispatch(words: list[str], *, quiet: bool, debug: bool) -> int:
+    verb = next((word for word in words if not word.startswith("-")), None)
+    if words and words[0] in ("-sc", "--shell-completion"):
+        return _completion_of_hydra(words)
+    if verb is None or words[0] != verb:
+        if "--version" in words:
+            print(f"mergeline {__version__}")
+            return DONE
+        print(ABOUT, end="", file=sys.stdout if words[:1] in (["--help"], ["-h"]) else sys.stderr)
+        return DONE if words[:1] in (["--help"], ["-h"]) else WRONG
+    if verb not in _VERBS:
+        from pipeline.steps import nearest
+
+        fix = nearest(verb, _VERBS) or f"the verbs are {', '.join(_VERBS)}"
+        print(f"mergeline: there is no verb {verb!r}\n    {fix}", file=sys.stderr)
+        return WRONG
+    return _VERBS[verb](words[1:], quiet, debug)
+
+
+def _report(error: Exception, *, debug: bool) -> int:
+    from pipeline.report.problems import print_bug, print_error, print_problems
+
+    if debug:
+        traceback.print_exception(error)
+    if isinstance(error, RecipeError):
+        print_problems(error.problems)
+        return WRONG
+    if isinstance(error, MergelineError):
+        print_error(error)
+        return FAILED
+    print_bug(error)
+    return FAILED
+
+
+def _parser(verb: str, about: str, **more: str) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(
+        prog=f"mergeline {verb}",
+        description=about,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=more.get("epilog"),
+    )
+
+
+def _recipe_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", metavar="RECIPE", help="path or name of a recipe")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="what to change in it")
+    parser.add_argument(
+        "--config-dir", "-cd", type=Path, metavar="DIR", help="a folder with presets of your own, as step/STEP/NAME.yaml"
+    )
+
+
+def _request(args: argparse.Namespace) -> Request:
+    from pipeline.recipe.find import find_recipe
+    from pipeline.recipe.hydra_app import Request
+
+    return Request(find_recipe(args.recipe), tuple(args.overrides), args.config_dir)
+
+
+def _run(words: list[str], quiet: bool, debug: bool) -> int:
+    if "-sc" in words or "--shell-completion" in words:
+        return _completion_of_hydra(words)
+    parser = _parser("run", "Run a recipe.", epilog=RUN_ABOUT)
+    _recipe_arguments(parser)
+    parser.add_argument("--multirun", "-m", action="store_true", help="run once for each value: save.dtype=a,b")
+    parser.add_argument("--cfg", "-c", choices=["job", "hydra", "all"], help="print the composed recipe instead")
+    parser.add_argument("--resolve", action="store_true", help="with --cfg: interpolations resolved")
+    parser.add_argument("--package", "-p", help="with --cfg: only this part, for example steps.save")
+    parser.add_argument(
+        "--info",
+        "-i",
+        nargs="?",
+        const="all",
+        choices=["all", "config", "defaults", "defaults-tree", "plugins", "searchpath"],
+        help="print how Hydra composes the recipe instead",
+    )
+    args = parser.parse_intermixed_args(words)
+    if args.resolve and args.cfg is None:
+        parser.error("--resolve goes with --cfg")
+    if args.package and args.cfg is None:
+        parser.error("--package goes with --cfg")
+    if sum((args.multirun, args.cfg is not None, args.info is not None)) > 1:
+        parser.error("give one of --multirun, --cfg and --info")
+    request = _request(args)
+    if args.cfg or args.info:
+        from pipeline.recipe import hydra_app
+
+        if args.cfg:
+            hydra_app.show_config(request, args.cfg, args.package, resolve=args.resolve)
+        else:
+            hydra_app.show_info(request, args.info)
+        return DONE
+    from pipeline import jobs
+
+    if args.multirun or "hydra.mode=MULTIRUN" in request.overrides:
+        outcomes = jobs.run_many(request, quiet=quiet, debug=debug)
+        from pipeline.report.jobs_table import print_jobs
+
+        print_jobs(outcomes)
+        return DONE if all(outcome.status == "done" for outcome in outcomes) else FAILED
+    from pipeline.report.terminal import print_end
+
+    record = jobs.run_one(request, quiet=quiet)
+    print_end(record, quiet)
+    return {"done": DONE, "interrupted": INTERRUPTED}.get(record.status, FAILED)
+
+
+def _plan(words: list[str], quiet: bool, debug: bool) -> int:
+    parser = _parser("plan", "Check a recipe and say what it would do. Reads no weights.", epilog=RUN_ABOUT)
+    _recipe_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    args = parser.parse_intermixed_args(words)
+    from pipeline import jobs
+    from pipeline.plan import make_plan
+
+    plan = make_plan(jobs.load_request(_request(args)))
+    if args.json:
+        print(json.dumps(plan.to_dict(), indent=2, ensure_ascii=False))
+    elif not quiet:
+        from pipeline.report.terminal import print_plan
+
+        print_plan(plan)
+    return DONE
+
+
+def _show(words: list[str], quiet: bool, debug: bool) -> int:
+    parser = _parser("show", "A finished run as a table.")
+    parser.add_argument("run_dir", metavar="RUN_DIR", type=Path)
+    args = parser.parse_args(words)
+    from pipeline.manifest import read_manifest
+    from pipeline.report.terminal import print_run
+
+    print_run(read_manifest(args.run_dir))
+    return DONE
+
+
+def _recipes(words: list[str], quiet: bool, debug: bool) -> int:
+    _parser("recipes", "The recipes that have a name: those in ./recipes, and the shipped ones.").parse_args(words)
+    from pipeline.report.catalog import print_recipes
+
+    print_recipes()
+    return DONE
+
+
+def _steps(words: list[str], quiet: bool, debug: bool) -> int:
+    parser = _parser("steps", "The steps, or one of them with its options, defaults and presets.")
+    parser.add_argument("name", nargs="?", metavar="NAME")
+    args = parser.parse_args(words)
+    from pipeline.report.catalog import print_step, print_steps
+
+    print_step(args.name) if args.name else print_steps()
+    return DONE
+
+
+def _schema(words: list[str], quiet: bool, debug: bool) -> int:
+    parser = _parser("schema", "JSON Schema of a recipe, for editors, or of a run's manifest.")
+    parser.add_argument("of", nargs="?", default="recipe", choices=["recipe", "manifest"])
+    args = parser.parse_args(words)
+    if args.of == "recipe":
+        from pipeline.recipe.schema import schema_text
+
+        print(schema_text(), end="")
+    else:
+        from pipeline.manifest import schema
+
+        print(json.dumps(schema(), indent=2, ensure_ascii=False))
+    return DONE
+
+
+def _new(words: list[str], quiet: bool, debug: bool) -> int:
+    parser = _parser("new", "Write a commented recipe to ./recipes/NAME.yaml, to be changed.")
+    parser.add_argument("name", metavar="NAME")
+    args = parser.parse_args(words)
+    from pipeline.recipe.new import write_recipe
+
+    path = write_recipe(args.name)
+    print(f"wrote {path}\n    change it, then: mergeline plan {args.name}")
+    return DONE
+
+
+def _demo(words: list[str], quiet: bool, debug: bool) -> int:
+    parser = _parser("demo", "Train a small model and an adapter for it, then merge, verify and compare them.")
+    parser.add_argument("--dir", type=Path, default=Path("outputs/demo"), help="where to put it (outputs/demo)")
+    args = parser.parse_args(words)
+    from pipeline.demo import main as demo
+
+    return demo(args.dir)
+
+
+def _completion(words: list[str], quiet: bool, debug: bool) -> int:
+    parser = _parser("completion", 'Tab completion for a shell: eval "$(mergeline completion bash)"')
+    parser.add_argument("shell", choices=["bash", "zsh", "fish"])
+    args = parser.parse_args(words)
+    from pipeline.recipe.completion import script
+
+    print(script(args.shell), end="")
+    return DONE
+
+
+def _completion_of_hydra(words: list[str]) -> int:
+    """Hydra's own spelling: `-sc install=bash`, and `-sc query=bash` with the line in COMP_LINE."""
+    from pipeline.recipe.completion import script, suggest
+
+    asked = dict(word.partition("=")[::2] for word in words if "=" in word)
+    if "install" in asked:
+        print(script(asked["install"]), end="")
+    elif "query" in asked:
+        print("\n".join(suggest(os.environ.get("COMP_LINE", ""), list(_VERBS))))
+    else:
+        print("write -sc install=bash, or `mergeline completion bash`", file=sys.stderr)
+        return WRONG
+    return DONE
+
+
+_VERBS: dict[str, Callable[[list[str], bool, bool], int]] = {
+    "run": _run,
+    "plan": _plan,
+    "show": _show,
+    "recipes": _recipes,
+    "steps": _steps,
+    "new": _new,
+    "schema": _schema,
+    "demo": _demo,
+    "completion": _completion,
+}

@@ -1,0 +1,157 @@
+"""What `mergeline run` does: check everything, choose a folder, let Hydra run one job or a grid."""
+
+from __future__ import annotations
+
+import os
+import traceback
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pipeline.errors import MergelineError, Problem, RecipeError
+from pipeline.recipe import load
+from pipeline.recipe.model import Recipe
+
+if TYPE_CHECKING:
+    from pipeline.manifest import Manifest
+    from pipeline.plan import Plan
+    from pipeline.recipe.hydra_app import Request
+
+Status = Literal["done", "failed", "interrupted"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one job of a grid ended."""
+
+    overrides: tuple[str, ...]
+    status: Status
+    run_dir: str
+    why: str = ""
+
+
+def run_one(request: Request, *, quiet: bool = False) -> Manifest:
+    """Run a recipe once. Raises RecipeError before anything is run when something is wrong."""
+    from pipeline.recipe import hydra_app
+
+    recipe, plan = _planned(request)
+    if not _says(request, "hydra.run.dir"):
+        # Claimed by making it, so that two runs that start in one second never share a folder.
+        folder = claim(recipe.run_dir)
+        if folder != recipe.run_dir:
+            request = replace(request, overrides=(*request.overrides, f"hydra.run.dir={folder}"))
+            recipe, plan = _planned(request)
+    planned = (recipe, plan)
+
+    def task(config: Any) -> Manifest:
+        from pipeline.plan import make_plan
+        from pipeline.report.terminal import make_console
+        from pipeline.run import run
+
+        composed = hydra_app.recipe_of(config, request)
+        plan = planned[1] if composed == planned[0] else make_plan(composed)
+        return run(composed, plan, make_console(quiet))
+
+    result: Manifest = hydra_app.run(request, task)
+    return result
+
+
+def run_many(request: Request, *, quiet: bool = False, debug: bool = False) -> list[Outcome]:
+    """Run the grid of jobs that the overrides span. A job that fails takes no other down.
+
+    Every job is checked before the first one runs; raises RecipeError when one of them is wrong.
+    """
+    from pipeline.recipe import hydra_app
+
+    _check_grid(request)
+    if not _says(request, "hydra.sweep.dir"):
+        wanted = hydra_app.sweep_dir(request)
+        folder = claim(wanted)
+        if folder != wanted:
+            request = replace(request, overrides=(*request.overrides, f"hydra.sweep.dir={folder}"))
+    return hydra_app.multirun(request, Job(request, quiet, debug))
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job of a grid, as Hydra calls it. Catches everything, so that the other jobs go on."""
+
+    request: Request
+    quiet: bool
+    debug: bool
+
+    def __call__(self, config: Any) -> Outcome:
+        from pipeline.plan import make_plan
+        from pipeline.recipe import hydra_app
+        from pipeline.report.terminal import make_console
+        from pipeline.run import run
+
+        overrides: tuple[str, ...] = ()
+        run_dir = str(config.run.dir)
+        try:
+            recipe = hydra_app.recipe_of(config, self.request)
+            overrides = recipe.overrides
+            record = run(recipe, make_plan(recipe), make_console(self.quiet))
+        except Exception as error:
+            why = str(error) if isinstance(error, MergelineError) else f"{type(error).__name__}: {error}"
+            if self.debug:
+                traceback.print_exc()
+            return Outcome(overrides, "failed", run_dir, why)
+        if record.status == "interrupted":
+            raise KeyboardInterrupt
+        status: Status = "done" if record.status == "done" else "failed"
+        return Outcome(overrides, status, run_dir, record.error.what if record.error else "")
+
+
+def claim(folder: Path) -> Path:
+    """Make a new folder of this name, or of the next one that is free: `<name>-2`, `<name>-3`, ..."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    free, count = folder, 1
+    while True:
+        try:
+            os.mkdir(free)
+            return free
+        except FileExistsError:
+            count += 1
+            free = folder.with_name(f"{folder.name}-{count}")
+
+
+def _planned(request: Request) -> tuple[Recipe, Plan]:
+    from pipeline.plan import make_plan
+
+    recipe = load_request(request)
+    return recipe, make_plan(recipe)
+
+
+def load_request(request: Request) -> Recipe:
+    """The recipe of a request for one run."""
+    return load(str(request.path.absolute()), request.overrides, config_dir=request.config_dir)
+
+
+def _check_grid(request: Request) -> None:
+    from pipeline.recipe import hydra_app
+
+    jobs = hydra_app.grid(request)
+    found: dict[Problem, list[str]] = {}
+    for job in jobs:
+        try:
+            _planned(replace(request, overrides=tuple(job)))
+        except RecipeError as error:
+            for problem in error.problems:
+                found.setdefault(problem, []).append(" ".join(job[:-1]))
+    if found:
+        raise RecipeError([_in_jobs(problem, names, len(jobs)) for problem, names in found.items()])
+
+
+def _in_jobs(problem: Problem, names: list[str], of: int) -> Problem:
+    if len(names) == of:
+        return problem
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return replace(problem, what=f"{problem.what} (with {names[0]}{more})")
+
+
+def _says(request: Request, key: str) -> bool:
+    return any(text.startswith(f"{key}=") for text in request.overrides)
+
+

@@ -1,0 +1,132 @@
+"""Let Hydra run a recipe: one job or a grid of them, with its launchers and callbacks, or show it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.hydra import Hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from pipeline.errors import COMMAND_LINE, RecipeError
+from pipeline.recipe import loading
+from pipeline.recipe.compose import composed, search_path
+from pipeline.recipe.model import Recipe
+from pipeline.recipe.source import PRIMARY
+
+Task = Callable[[DictConfig], Any]
+
+
+@dataclass(frozen=True)
+class Request:
+    """A recipe file and what the command line says about it. Travels to the processes of a launcher."""
+
+    path: Path
+    overrides: tuple[str, ...] = ()
+    config_dir: Path | None = None
+
+    def read(self, *, multirun: bool = False) -> loading.Asked:
+        """The request in Hydra's terms. Raises RecipeError when file or command line are wrong."""
+        asked = loading.read(self.path, self.overrides, self.config_dir, multirun=multirun)
+        return asked.require_sound()
+
+
+def run(request: Request, task: Task) -> Any:
+    """Run one job, and return what `task` returned."""
+    with _hydra(request) as hydra:
+        done: JobReturn = hydra.run(PRIMARY, task, request.read().overrides)
+        return done.return_value
+
+
+def multirun(request: Request, task: Task) -> list[Any]:
+    """Run every job of a grid, and return what `task` returned for each, in their order.
+
+    With a sweeper that chooses its jobs itself, nothing is returned.
+    """
+    with _hydra(request) as hydra:
+        overrides = [*request.read(multirun=True).overrides, "hydra.mode=MULTIRUN"]
+        done = hydra.multirun(PRIMARY, task, overrides)
+    batches = done if isinstance(done, list) else []
+    return [job.return_value for batch in batches for job in batch if isinstance(job, JobReturn)]
+
+
+def grid(request: Request) -> list[list[str]]:
+    """The overrides of each job that a multirun will run, and none if its sweeper decides on the way."""
+    asked = request.read(multirun=True)
+    hydras = [item.text for item in asked.said if item.key.startswith(("hydra.", "hydra/"))]
+    tasks = [item.text for item in asked.said if item.text not in hydras]
+    with _as_problems(), composed(asked.loader, hydras) as config:
+        folder = str(config.hydra.sweep.dir)
+        if not config.hydra.sweeper._target_.endswith(".BasicSweeper"):
+            return []
+    with _as_problems():
+        jobs = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(tasks), None)[0]
+    kept = [text for text in hydras if not text.startswith(("hydra.run.dir=", "hydra.mode="))]
+    return [[*job, *kept, f"hydra.run.dir='{folder}/{number}'"] for number, job in enumerate(jobs)]
+
+
+def sweep_dir(request: Request) -> Path:
+    """The folder of a multirun."""
+    asked = request.read(multirun=True)
+    hydras = [item.text for item in asked.said if item.key.startswith(("hydra.", "hydra/"))]
+    with _as_problems(), composed(asked.loader, hydras) as config:
+        return Path(config.hydra.sweep.dir)
+
+
+def recipe_of(config: DictConfig, request: Request) -> Recipe:
+    """Within a job: the recipe that Hydra composed for it."""
+    job = HydraConfig.get()
+    overrides = [*job.overrides.task]
+    asked = loading.read(request.path, overrides, request.config_dir).require_sound()
+    many = job.mode == RunMode.MULTIRUN
+    typed = [_as_typed(text) for text in overrides] if many else request.overrides
+    return loading.from_config(config, asked, typed)
+
+
+def show_config(request: Request, kind: str, package: str | None, *, resolve: bool) -> None:
+    """Print the composed config: `job`, `hydra` or `all` of it."""
+    with _hydra(request) as hydra, _as_problems():
+        hydra.show_cfg(PRIMARY, request.read().overrides, kind, package, resolve)
+
+
+def show_info(request: Request, what: str) -> None:
+    """Print what Hydra knows: `defaults-tree`, `searchpath`, `plugins`, ..."""
+    with _hydra(request) as hydra, _as_problems():
+        hydra.show_info(what, PRIMARY, request.read().overrides)
+
+
+@contextmanager
+def _hydra(request: Request) -> Iterator[Hydra]:
+    GlobalHydra.instance().clear()
+    try:
+        with _as_problems():
+            path = search_path(request.path, request.config_dir)
+            hydra = Hydra.create_main_hydra2("mergeline", path)
+        yield hydra
+    finally:
+        GlobalHydra.instance().clear()
+
+
+@contextmanager
+def _as_problems() -> Iterator[None]:
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        raise RecipeError([loading.from_hydra(error, COMMAND_LINE)]) from error
+
+
+def _as_typed(text: str) -> str:
+    """From Hydra's form back to the one that people write."""
+    key, equals, value = text.lstrip("+").partition("=")
+    return f"{key.rpartition('@')[2].removeprefix('steps.')}{equals}{value}"
