@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -69,11 +70,7 @@ def read_records(path: Path, limit: int | None = None) -> list[Record]:
     InputError, with file and line, for the first line that is not.
     """
     check_data_file(path)
-    records: list[Record] = []
-    for record in _examples(path):
-        if limit is not None and len(records) == limit:
-            break
-        records.append(record)
+    records = list(islice(_examples(path), limit))
     if not records:
         raise InputError("the data file holds no example", where=path, fix="write at least one")
     return records

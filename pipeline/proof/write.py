@@ -56,7 +56,10 @@ class Writer:
 
         device = next(self.model.parameters()).device
         inputs = self.tokenizer(text, return_tensors="pt", add_special_tokens=not is_chat)
-        ids = inputs["input_ids"].to(device)
+        ids = inputs["input_ids"].to(device, torch.long)
+        if not ids.numel():
+            first = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id, 0)
+            ids = torch.tensor([[next(i for i in first if i is not None)]], device=device)
         with torch.inference_mode(), _own_generation_config(self.model, self.tokenizer):
             written = self.model.generate(
                 input_ids=ids,
