@@ -84,7 +84,7 @@ def _peft_type(raw: Mapping[str, Any], where: str) -> str:
         return str(kind)
     if isinstance(kind, str) and kind in peft_types.RENAMED:
         raise InputError(
-            f"`peft_type` {kind} was given up for {peft_types.RENAMED[kind]}, which stores its weights otherwise",
+            f"`peft_type` {kind} gave way to {peft_types.RENAMED[kind]}, whose weights are stored otherwise",
             where=where,
             fix="convert it as PEFT's documentation of MiSS shows, or train it again",
         )
@@ -130,7 +130,7 @@ def _known_options(
     Versions of PEFT before and after add options, which are harmless while they are off. A switch that is
     on, or a filled sub-config, asks for a computation that the installed PEFT does not do.
     """
-    known = peft_types.options_of(peft_type)
+    known = peft_types.options_of(peft_type) - {"runtime_config"}  # PEFT itself warns of it and drops it
     options = {key: value for key, value in raw.items() if key in known}
     unsure = []
     for key in sorted(raw.keys() - known - {"runtime_config"}):

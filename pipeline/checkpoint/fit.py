@@ -70,7 +70,7 @@ def check_shapes(adapter: AdapterCheckpoint, base: BaseCheckpoint) -> None:
                 f"does not fit the base: its delta is {_times(delta)}, and {match['module']}.weight "
                 f"of the base is {_times(weight)}",
                 where=f"{adapter.source.where(adapter.weights)}: {name}",
-                fix=f"load the base that it was trained on: {adapter.base_model_name or 'its config names none'}",
+                fix=f"load the base that it was trained on ({adapter.base_model_name or 'not named'})",
             )
 
 
@@ -79,7 +79,8 @@ def _doubts_about_revision(adapter: AdapterCheckpoint, found: BaseCheckpoint) ->
     if commit is None or wanted in (None, "main", commit):
         return []
     return [
-        f"{adapter.source.reference} was trained on revision {wanted!r} of its base, and {commit[:12]} is loaded"
+        f"{adapter.source.reference} was trained on revision {wanted!r} of its base, and the base is "
+        f"loaded at {commit[:12]}"
     ]
 
 

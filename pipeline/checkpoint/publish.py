@@ -91,6 +91,7 @@ def publishing(path: Path, *, overwrite: bool) -> Iterator[Path]:
             partial.mkdir()
             yield partial
             _sync_tree(partial)
+            check_target(path, overwrite=overwrite, inputs=())  # it may have come up meanwhile
             if path.exists():
                 exchange(partial, path, aside=_beside(path, "replaced"))
             else:

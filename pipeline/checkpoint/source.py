@@ -83,7 +83,7 @@ def is_path(reference: str) -> bool:
         or "\\" in reference
         or re.match("[A-Za-z]:", reference)
     )
-    return bool(looks) or reference.count("/") > 1 or Path(reference).exists()
+    return bool(reference) and (bool(looks) or reference.count("/") > 1 or Path(reference).exists())
 
 
 def locate(reference: str, revision: str | None = None) -> Source:
