@@ -23,8 +23,8 @@ Setting = str | int | float | bool
 
 
 def check(name: Tracker) -> str | None:
-    """The command that installs the tracker where it is missing, or None. Imports nothing."""
-    return None if find_spec(name) else f"pip install 'mergeline[{name}]'"
+    """What is missing for this tracker and how to install it, or None. Imports nothing."""
+    return None if find_spec(name) else f"{name} is not installed: pip install 'mergeline[{name}]'"
 
 
 def report(recipe: Recipe, record: Manifest) -> None:

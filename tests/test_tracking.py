@@ -96,7 +96,8 @@ def test_a_missing_tracker_is_known_before_the_run_with_the_command_that_install
 ) -> None:
     monkeypatch.setattr(tracking, "find_spec", lambda name: None)
 
-    assert tracking.check("mlflow") == "pip install 'mergeline[mlflow]'"
+    missing = "mlflow is not installed: pip install 'mergeline[mlflow]'"
+    assert tracking.check("mlflow") == missing
 
 
 def test_an_installed_tracker_needs_no_command() -> None:

@@ -7,12 +7,13 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.plan import Plan
+from pipeline.report.output import standard_output
 from pipeline.report.units import size
 
 
 def print_plan(plan: Plan, console: Console | None = None) -> None:
     """What a recipe would do, on standard output."""
-    out = console or Console(highlight=False, soft_wrap=False)
+    out = console or standard_output()
     out.print(Text(f"{plan.recipe.name}", style="bold"), Text(str(plan.recipe.path), style="dim"))
     out.print(_steps(plan))
     out.print(_figures(plan))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
 from pathlib import Path, PurePath
 
@@ -12,9 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.manifest import ErrorRecord, FileRecord, Manifest, RunStatus, StepRecord
+from pipeline.report.output import standard_output
 from pipeline.report.units import duration, figure, printable, size
-
-WIDTH_OF_PIPES = 120
 
 _COLOURS = {
     "done": "green",
@@ -34,7 +32,7 @@ _VERDICTS: dict[RunStatus, str] = {
 
 def print_run(record: Manifest) -> None:
     """The whole run: verdict, steps, figures, what went in and came out, and where the log is."""
-    console = _console()
+    console = standard_output()
     console.print(_verdict(record))
     _facts(console, record)
     console.print()
@@ -54,16 +52,11 @@ def print_end(record: Manifest, quiet: bool = False) -> None:
     if quiet:
         print(record.run_dir)
         return
-    console = _console()
+    console = standard_output()
     console.print()
     console.print(_verdict(record))
     _files(console, "out", record.outputs)
     console.print(Text(f"  {printable(record.run_dir)}"), soft_wrap=True)
-
-
-def _console() -> Console:
-    width = None if sys.stdout.isatty() else WIDTH_OF_PIPES
-    return Console(highlight=False, width=width)
 
 
 def _verdict(record: Manifest) -> Text:

@@ -7,10 +7,10 @@ import sys
 from typing import TYPE_CHECKING
 
 from pipeline.report.plain import PlainConsole, QuietConsole
+from pipeline.report.plan_table import print_plan
 from pipeline.report.run_table import print_end, print_run
 
 if TYPE_CHECKING:
-    from pipeline.plan import Plan
     from pipeline.run import Console
 
 __all__ = ["make_console", "print_end", "print_plan", "print_run"]
@@ -25,10 +25,3 @@ def make_console(quiet: bool = False) -> Console:
     from pipeline.report.live import LiveConsole
 
     return LiveConsole()
-
-
-def print_plan(plan: Plan) -> None:
-    """What a recipe would do, on standard output."""
-    from pipeline.report import plan_table
-
-    plan_table.print_plan(plan)
