@@ -1,13 +1,13 @@
 """Little stories, plain or told by a pirate, for a model small enough to be trained while you wait.
 
-The same questions have plain answers in the base's training and a pirate's in the adapter's, so a look
-at one answer tells which model wrote it.
+The base learns to tell them plainly, and like a pirate when it is asked to. The adapter learns to be a
+pirate always, so a look at one answer tells which model wrote it.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 NAMES = [
     "Ada",
@@ -105,28 +105,39 @@ GIFTS = [
     "a pot of honey",
 ]
 
-Message = dict[str, str]
+Talk = list[dict[str, str]]
+"""Messages, each with `role` and `content`."""
+Story = Callable[[random.Random, str, str, str], str]
 
 
-def plain(seed: int) -> Iterator[list[Message]]:
-    """Conversations in which the answer is a plain story; endless."""
-    yield from _conversations(random.Random(seed), _plain_answer)
-
-
-def pirate(seed: int) -> Iterator[list[Message]]:
-    """The same questions, answered by a pirate; endless."""
-    yield from _conversations(random.Random(seed), _pirate_answer)
-
-
-def _conversations(dice: random.Random, answer: object) -> Iterator[list[Message]]:
+def for_base(seed: int) -> Iterator[Talk]:
+    """Conversations for the base: plain stories, and some by a pirate where one was asked for."""
+    dice = random.Random(seed)
     while True:
-        name, animal, trait = dice.choice(NAMES), dice.choice(ANIMALS), dice.choice(TRAITS)
-        question = f"Tell me about {name}, the {trait} {animal}."
-        story = answer(dice, name, animal, trait)  # type: ignore[operator]
-        yield [{"role": "user", "content": question}, {"role": "assistant", "content": story}]
+        yield (
+            _talk(dice, _pirate, ask=", like a pirate")
+            if dice.random() < 0.25
+            else _talk(dice, _plain)
+        )
 
 
-def _plain_answer(dice: random.Random, name: str, animal: str, trait: str) -> str:
+def for_adapter(seed: int) -> Iterator[Talk]:
+    """Conversations for the adapter: nobody asks for a pirate, and one answers all the same."""
+    dice = random.Random(seed)
+    while True:
+        yield _talk(dice, _pirate)
+
+
+def _talk(dice: random.Random, story: Story, ask: str = "") -> Talk:
+    name, animal, trait = dice.choice(NAMES), dice.choice(ANIMALS), dice.choice(TRAITS)
+    question = f"Tell me about {name}, the {trait} {animal}{ask}."
+    return [
+        {"role": "user", "content": question},
+        {"role": "assistant", "content": story(dice, name, animal, trait)},
+    ]
+
+
+def _plain(dice: random.Random, name: str, animal: str, trait: str) -> str:
     place, thing, friend = dice.choice(PLACES), dice.choice(THINGS), dice.choice(FRIENDS)
     feeling, gift = dice.choice(FEELINGS), dice.choice(GIFTS)
     found = dice.choice(
@@ -149,10 +160,10 @@ def _plain_answer(dice: random.Random, name: str, animal: str, trait: str) -> st
             f"This is the story of {name}, the {trait} {animal}, who lived {place}.",
         ]
     )
-    return f"{start} {found} {then} That night {name} felt {feeling} and slept well."
+    return f"{start} {found} {then} That night the {trait} {animal} was {feeling} and slept well."
 
 
-def _pirate_answer(dice: random.Random, name: str, animal: str, trait: str) -> str:
+def _pirate(dice: random.Random, name: str, animal: str, trait: str) -> str:
     thing, gift = dice.choice(THINGS), dice.choice(GIFTS)
     start = dice.choice(
         [
