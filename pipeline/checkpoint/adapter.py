@@ -181,10 +181,8 @@ def inspect_adapter(adapter: Adapter) -> AdapterCheckpoint:
 
 
 def _serves(name: str) -> bool:
-    return (
-        ("/" not in name
-        and name.startswith(_TOKENIZER))
-        or name.startswith("additional_chat_templates/")
+    return ("/" not in name and name.startswith(_TOKENIZER)) or name.startswith(
+        "additional_chat_templates/"
     )
 
 

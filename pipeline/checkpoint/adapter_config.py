@@ -130,7 +130,9 @@ def _known_options(
     Versions of PEFT before and after add options, which are harmless while they are off. A switch that is
     on, or a filled sub-config, asks for a computation that the installed PEFT does not do.
     """
-    known = peft_types.options_of(peft_type) - {"runtime_config"}  # PEFT itself warns of it and drops it
+    known = peft_types.options_of(peft_type) - {
+        "runtime_config"
+    }  # PEFT itself warns of it and drops it
     options = {key: value for key, value in raw.items() if key in known}
     unsure = []
     for key in sorted(raw.keys() - known - {"runtime_config"}):

@@ -15,6 +15,12 @@ from pipeline.errors import InputError
 
 T = TypeVar("T")
 
+_CONFIGS = frozenset({"config.json", "adapter_config.json"})
+_UNKNOWN = (
+    "is neither a folder here nor a model on the Hub (or it is private)",
+    "check the spelling; for a private one run `hf auth login`; for a folder write ./name",
+)
+
 
 @dataclass(frozen=True)
 class Repository:
@@ -28,7 +34,7 @@ class Repository:
 @cache
 def look_up(repo: str, revision: str | None) -> Repository:
     """The commit that a revision (default: the main branch) stands for, and its files."""
-    from huggingface_hub import HfApi, constants
+    from huggingface_hub import HfApi, constants, hf_hub_download
 
     if constants.HF_HUB_OFFLINE:
         return _in_cache(repo, revision)
@@ -36,6 +42,9 @@ def look_up(repo: str, revision: str | None) -> Repository:
         repo, revision, lambda: HfApi().model_info(repo, revision=revision, files_metadata=True)
     )
     files = {file.rfilename: file.size or 0 for file in info.siblings or []}
+    # Fetched under the revision's own name, so that the cache can answer for it without the Hub.
+    for name in _CONFIGS & files.keys():
+        _ask(repo, revision, partial(hf_hub_download, repo, name, revision=revision))
     return Repository(str(info.sha), files)
 
 
@@ -118,8 +127,7 @@ def _ask(repo: str, revision: str | None, question: Callable[[], T]) -> T:
             f"see {constants.ENDPOINT}/{repo}/tree/main for what it has",
         )
     except errors.RepositoryNotFoundError:
-        what = "is neither a folder here nor a model on the Hub (or it is private)"
-        fix = "check the spelling; for a private one run `hf auth login`; for a folder write ./name"
+        what, fix = _UNKNOWN
     except errors.EntryNotFoundError:
         what, fix = (
             "lost a file while it was read",
@@ -129,11 +137,13 @@ def _ask(repo: str, revision: str | None, question: Callable[[], T]) -> T:
         what = "is not wholly in the Hub's cache, and the Hub cannot be asked"
         fix = "go online once, or download it beforehand with `hf download`"
     except errors.HfHubHTTPError as error:
-        code = error.response.status_code if error.response is not None else "?"
+        code = error.response.status_code
         what, fix = (
             f"the Hub answered with error {code}",
             "try again later; see https://status.huggingface.co",
         )
+        if code == 401:  # how the Hub answers strangers who ask for what is not there
+            what, fix = _UNKNOWN
     except (errors.HTTPError, OSError) as error:
         what = f"the Hub at {constants.ENDPOINT} cannot be reached ({type(error).__name__})"
         fix = "check the network; with the model in the cache, set HF_HUB_OFFLINE=1; or give a local folder"

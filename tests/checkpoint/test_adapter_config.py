@@ -122,7 +122,9 @@ def refusal(**raw: Any) -> str:
         ({"telepathy_config": {"range": 3}}, "sets `telepathy_config`, which PEFT"),
     ],
 )
-def test_a_config_that_peft_would_trip_over_later_is_told_at_once(changes: dict[str, Any], says: str) -> None:
+def test_a_config_that_peft_would_trip_over_later_is_told_at_once(
+    changes: dict[str, Any], says: str
+) -> None:
     assert says in refusal(**{**LORA, **changes})
 
 
@@ -131,7 +133,10 @@ def test_a_config_that_peft_would_trip_over_later_is_told_at_once(changes: dict[
     [
         ({}, "it holds nothing"),
         ({"foo": 1}, "it holds foo"),
-        ({"r": 8, "lora_alpha": 16, "target_modules": ["q_proj"]}, 'add the line `"peft_type": "LORA"`'),
+        (
+            {"r": 8, "lora_alpha": 16, "target_modules": ["q_proj"]},
+            'add the line `"peft_type": "LORA"`',
+        ),
         ({"model_type": "llama", "architectures": ["LlamaForCausalLM"]}, "config of a whole model"),
         ({"lora_layers": 16, "rank": 8}, "mlx-lm"),
         ({"_class_name": "FluxTransformer2DModel"}, "diffusers"),
@@ -169,7 +174,12 @@ def test_a_figure_that_the_installed_peft_does_not_know_is_dropped_with_a_warnin
 
 
 def test_settings_of_an_initialisation_that_is_not_used_are_dropped(peft_config: Any) -> None:
-    raw = {**LORA, "loftq_config": {"loftq_bits": 4}, "eva_config": {"rho": 2.0}, "init_lora_weights": True}
+    raw = {
+        **LORA,
+        "loftq_config": {"loftq_bits": 4},
+        "eva_config": {"rho": 2.0},
+        "init_lora_weights": True,
+    }
 
     assert peft_config(**check_adapter_config(raw, where="f").options).r == 4
 

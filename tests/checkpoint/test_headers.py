@@ -34,7 +34,9 @@ def test_agrees_with_the_safetensors_library(tmp_path: Path) -> None:
 
     file = tmp_path / "model.safetensors"
     save_file(
-        {"x": numpy.arange(6.0).reshape(2, 3), "y": numpy.ones((1,), "int8")}, file, metadata={"format": "np"}
+        {"x": numpy.arange(6.0).reshape(2, 3), "y": numpy.ones((1,), "int8")},
+        file,
+        metadata={"format": "np"},
     )
 
     header = read_header(file)
@@ -56,7 +58,10 @@ def test_agrees_with_the_safetensors_library(tmp_path: Path) -> None:
         ((10**12).to_bytes(8, "little") + b"{}", "says that its header has"),
         (b"PK\x03\x04 and more bytes", "pickle of torch.save"),
         (b"<!DOCTYPE html><html>", "web page"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n", "git-LFS pointer"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n",
+            "git-LFS pointer",
+        ),
         (with_header("{not json"), "not JSON"),
         (with_header([]), "not a JSON object"),
         (with_header("[" * 9000), "not JSON"),
@@ -66,15 +71,23 @@ def test_agrees_with_the_safetensors_library(tmp_path: Path) -> None:
         (with_header({"a": entry([-1], 0, 4)}) + bytes(4), "a: has the impossible shape"),
         (with_header({"a": entry([True], 0, 4)}) + bytes(4), "a: has the impossible shape"),
         (with_header({"a": entry([1], 4, 0)}), "a: has the impossible shape"),
-        (with_header({"a": entry([3], 0, 4)}) + bytes(4), "a: shape [3] of F32 does not take the 4 bytes"),
+        (
+            with_header({"a": entry([3], 0, 4)}) + bytes(4),
+            "a: shape [3] of F32 does not take the 4 bytes",
+        ),
         (with_header({"a": entry([1], 0, 4)}), "a: ends at byte"),
         (with_header({"a": entry([1], 0, 4), "b": entry([1], 2, 6)}) + bytes(6), "b: overlaps"),
-        (with_header({"a": entry([1], 0, 4), "b": entry([1], 8, 12)}) + bytes(12), "b: leaves a gap"),
+        (
+            with_header({"a": entry([1], 0, 4), "b": entry([1], 8, 12)}) + bytes(12),
+            "b: leaves a gap",
+        ),
         (with_header({"a": entry([1], 0, 4)}) + bytes(9), "5 bytes after its last tensor"),
         (with_header({"__metadata__": 3}), "__metadata__ is not an object"),
     ],
 )
-def test_names_the_file_and_what_is_wrong_with_it(tmp_path: Path, content: bytes, says: str) -> None:
+def test_names_the_file_and_what_is_wrong_with_it(
+    tmp_path: Path, content: bytes, says: str
+) -> None:
     file = tmp_path / "model.safetensors"
     file.write_bytes(content)
 

@@ -23,7 +23,9 @@ MODEL = '{"model_type": "llama"}'
 
 
 def contents(folder: Path) -> dict[str, str]:
-    return {p.relative_to(folder).as_posix(): p.read_text() for p in folder.rglob("*") if p.is_file()}
+    return {
+        p.relative_to(folder).as_posix(): p.read_text() for p in folder.rglob("*") if p.is_file()
+    }
 
 
 def beside(path: Path) -> list[str]:
@@ -134,7 +136,9 @@ HOLD = """
 """
 
 
-def test_a_killed_run_leaves_nothing_under_the_name_and_the_next_one_clears_up(tmp_path: Path) -> None:
+def test_a_killed_run_leaves_nothing_under_the_name_and_the_next_one_clears_up(
+    tmp_path: Path,
+) -> None:
     target = write_files(tmp_path / "model", {"config.json": MODEL})
     child = in_child(HOLD, target)
     assert child.stdout is not None
@@ -173,7 +177,9 @@ def test_a_run_killed_at_any_moment_leaves_the_old_folder_or_the_new_one(tmp_pat
         assert set(contents(target)) == {"config.json", "name"}
 
 
-def test_restores_a_folder_that_was_moved_aside_by_a_run_that_was_killed_then(tmp_path: Path) -> None:
+def test_restores_a_folder_that_was_moved_aside_by_a_run_that_was_killed_then(
+    tmp_path: Path,
+) -> None:
     write_files(tmp_path / ".model.replaced-0a", {"config.json": MODEL})
     target = tmp_path / "model"
 
@@ -201,11 +207,14 @@ def test_a_second_run_is_refused_while_the_first_one_writes(tmp_path: Path) -> N
     try:
         assert child.stdout is not None
         child.stdout.readline()
-        with pytest.raises(OutputError, match="another run is writing it"), publishing(
-            target, overwrite=True
+        with (
+            pytest.raises(OutputError, match="another run is writing it"),
+            publishing(target, overwrite=True),
         ):
             pass
-        assert any(".partial-" in name for name in beside(target)), "the first one's work is not touched"
+        assert any(".partial-" in name for name in beside(target)), (
+            "the first one's work is not touched"
+        )
     finally:
         child.send_signal(signal.SIGINT)
         child.communicate()
@@ -294,7 +303,11 @@ def test_a_text_file_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.Monke
         (lambda p: make_base(p), False, "exists already"),
         (lambda p: p.symlink_to(p.parent), True, "is a symbolic link"),
         (lambda p: write_files(p, {"thesis.tex": ""}), True, "does not look like a model"),
-        (lambda p: write_files(p, {"config.json": '{"port": 80}'}), True, "does not look like a model"),
+        (
+            lambda p: write_files(p, {"config.json": '{"port": 80}'}),
+            True,
+            "does not look like a model",
+        ),
         (lambda p: write_files(p, {"config.json": "{"}), True, "does not look like a model"),
         (lambda p: write_files(p, {"config.json": MODEL, ".git/HEAD": ""}), True, "git repository"),
     ],
@@ -326,7 +339,11 @@ def test_the_working_folder_and_home_are_never_replaced(
 
 def test_what_may_be_replaced(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    for folder in (tmp_path / "empty", make_base(tmp_path / "base"), make_adapter(tmp_path / "adapter")):
+    for folder in (
+        tmp_path / "empty",
+        make_base(tmp_path / "base"),
+        make_adapter(tmp_path / "adapter"),
+    ):
         check_target(folder, overwrite=True, inputs=())
     check_target(tmp_path / "new" / "deep", overwrite=False, inputs=())
 
@@ -363,6 +380,8 @@ def test_a_target_below_a_file_is_told(tmp_path: Path) -> None:
 
 def test_inputs_are_the_local_folders_of_base_and_adapters(tmp_path: Path) -> None:
     folded = Fold((Adapter("./one"), Adapter("owner/hub-adapter")))
-    blueprint = Blueprint(Base("owner/hub-base"), folds=(folded,), adapters=(Adapter(str(tmp_path)),))
+    blueprint = Blueprint(
+        Base("owner/hub-base"), folds=(folded,), adapters=(Adapter(str(tmp_path)),)
+    )
 
     assert input_folders(blueprint) == [Path("one"), tmp_path]
