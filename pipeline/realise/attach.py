@@ -15,9 +15,10 @@ from typing import Any
 
 import torch
 
-from pipeline.blueprint import Adapter
+from pipeline.blueprint import Adapter, Placement
 from pipeline.checkpoint.adapter import check_finite, inspect_adapter
 from pipeline.errors import MergeError
+from pipeline.realise.load import device_options
 from pipeline.realise.ties import say_tied, tied_groups, untie
 
 PREFIX = "base_model.model."
@@ -31,15 +32,18 @@ _SHARED = ("vblora_vector_bank", ".tinylora_v.", ".unilora_theta_d.")
 """Parameters that stand once in the file and are seen again in every layer."""
 
 
-def attach(model: Any, adapters: Iterable[Adapter], *, trainable: bool = False) -> Any:
+def attach(
+    model: Any, adapters: Iterable[Adapter], *, placement: Placement, trainable: bool = False
+) -> Any:
     """Attach adapters to a plain model; all of them active, with their weights, in evaluation mode.
 
+    `placement` is that of the base: PEFT places a model that is spread over devices or the disk anew.
     Changes `model` in place: its vocabulary too, when an adapter brings embeddings of another size.
     Raises MergeError when an adapter does not fit in every one of its tensors.
     """
     names = []
     for adapter in adapters:
-        model = _attach_one(model, adapter, trainable)
+        model = _attach_one(model, adapter, placement, trainable)
         names.append(adapter.name)
     model.base_model.set_adapter(names, inference_mode=not trainable)
     return model if trainable else model.eval()
@@ -62,13 +66,19 @@ def adapter_tensors(adapter: Adapter) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def _attach_one(model: Any, adapter: Adapter, trainable: bool) -> Any:
+def _attach_one(model: Any, adapter: Adapter, placement: Placement, trainable: bool) -> Any:
     from peft import PeftModel
     from peft.utils import set_peft_model_state_dict
 
     folder = inspect_adapter(adapter).source.fetch()
-    tensors = adapter_tensors(adapter)
     first = not isinstance(model, PeftModel)
+    if "disk" in (getattr(model, "hf_device_map", None) or {}).values() and not first:
+        raise MergeError(
+            "PEFT leaves a second adapter empty where the base is offloaded to disk",
+            where=adapter.path,
+            fix="raise `max_memory` of `load_base`, or merge the first adapter before this one",
+        )
+    tensors = adapter_tensors(adapter)
     base = model if first else model.get_base_model()
     if first:
         _fit_vocabulary(base, tensors)
@@ -76,14 +86,21 @@ def _attach_one(model: Any, adapter: Adapter, trainable: bool) -> Any:
     plain = [name for name, _ in base.named_modules()]
     try:
         with warnings.catch_warnings():
-            # The first becomes an error below; the second is about ties, which a fold takes care of.
-            warnings.filterwarnings("ignore", message="Found missing adapter keys")
-            warnings.filterwarnings(
-                "ignore", message="Model has `tie_word_embeddings=True` and a tied"
-            )
+            # Missing keys become an error below; a fold takes care of ties; PEFT hands the tensors of
+            # layers that are offloaded to disk to accelerate instead.
+            for message in (
+                "Found missing",
+                "Model has `tie_word_",
+                "for .*: copying from a non-meta",
+            ):
+                warnings.filterwarnings("ignore", message=message)
             if first:
                 model = PeftModel.from_pretrained(
-                    model, str(folder), adapter_name=adapter.name, is_trainable=trainable
+                    model,
+                    str(folder),
+                    adapter_name=adapter.name,
+                    is_trainable=trainable,
+                    **(device_options(placement) if hasattr(model, "hf_device_map") else {}),
                 )
             else:
                 model.load_adapter(str(folder), adapter.name, is_trainable=trainable)

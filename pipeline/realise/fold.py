@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from pipeline.blueprint import Fold
+from pipeline.blueprint import Fold, Placement
 from pipeline.errors import MergeError
 from pipeline.realise.attach import PREFIX, adapter_tensors, attach
 from pipeline.realise.ties import TiedGroup, settle_ties, tied_groups, untie
@@ -30,7 +30,7 @@ class Folded:
     """Those of them that have the same bits as before."""
 
 
-def fold(model: Any, wanted: Fold) -> Folded:
+def fold(model: Any, wanted: Fold, *, placement: Placement) -> Folded:
     """Attach the adapters of a fold to a plain model and merge them, with PEFT's arithmetic.
 
     Raises MergeError when an adapter does not fit, when a merged weight is NaN or infinite (and
@@ -39,7 +39,7 @@ def fold(model: Any, wanted: Fold) -> Folded:
     ties = tied_groups(model)
     before = digests(model)
     plain = [name for name, _ in model.named_modules()]
-    peft_model = attach(model, wanted.adapters)
+    peft_model = attach(model, wanted.adapters, placement=placement)
     claimed = _claimed(peft_model, plain, wanted)
     touched = [group for group in ties if _touches(claimed, group)]
     for group in touched:

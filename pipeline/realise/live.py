@@ -7,8 +7,8 @@ that, computes with the wrong layout and says nothing.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -18,13 +18,11 @@ import torch
 from pipeline.blueprint import Blueprint
 from pipeline.errors import InputError
 from pipeline.realise.attach import PREFIX, adapter_tensors, attach
-from pipeline.realise.fold import fold
+from pipeline.realise.fold import Folded, fold
 from pipeline.realise.load import dequantize_model, load_base_model, torch_device
 
 if TYPE_CHECKING:
     from pipeline.run import Console
-
-log = logging.getLogger("mergeline")
 
 
 @dataclass
@@ -87,23 +85,39 @@ def realise(
     Raises InputError for a base or adapter that cannot be read, MergeError for one that does not fit.
     """
     torch.manual_seed(seed)
-    loaded = load_base_model(blueprint.base, torch_device(device), labels=_labels(blueprint))
-    model, warnings = loaded.model, []
-    _check_invented(blueprint, loaded.invented)
-    if blueprint.dequantize:
-        model = dequantize_model(model, blueprint.dequantize_dtype)
-    claimed = changed = 0
-    for wanted in blueprint.folds:
-        done = fold(model, wanted)
-        model = done.model
-        claimed += len(done.claimed)
-        changed += len(done.claimed) - len(done.unchanged)
-        if done.unchanged:
-            warnings.append(_unchanged_text(done.unchanged, len(done.claimed)))
-    if blueprint.adapters:
-        model = attach(model, blueprint.adapters, trainable=trainable)
-    facts = {"modules_merged": claimed, "modules_changed": changed} if blueprint.folds else {}
-    return LiveModel(model, blueprint, facts, tuple(warnings))
+    placement = blueprint.base.placement
+    stages = 1 + blueprint.dequantize + len(blueprint.folds) + bool(blueprint.adapters)
+    with console.bar("building the model", stages) if console else nullcontext() as bar:
+        advance = bar.advance if bar else _nothing
+        loaded = load_base_model(blueprint.base, torch_device(device), labels=_labels(blueprint))
+        _check_invented(blueprint, loaded.invented)
+        model = loaded.model
+        advance()
+        if blueprint.dequantize:
+            model = dequantize_model(model, blueprint.dequantize_dtype)
+            advance()
+        folded: list[Folded] = []
+        for wanted in blueprint.folds:
+            folded.append(fold(model, wanted, placement=placement))
+            model = folded[-1].model
+            advance()
+        if blueprint.adapters:
+            model = attach(model, blueprint.adapters, placement=placement, trainable=trainable)
+            advance()
+    warnings = tuple(_unchanged_text(done) for done in folded if done.unchanged)
+    return LiveModel(model, blueprint, _facts(folded), warnings)
+
+
+def _nothing() -> None:
+    pass
+
+
+def _facts(folded: list[Folded]) -> dict[str, int]:
+    if not folded:
+        return {}
+    claimed = sum(len(done.claimed) for done in folded)
+    unchanged = sum(len(done.unchanged) for done in folded)
+    return {"modules_merged": claimed, "modules_changed": claimed - unchanged}
 
 
 def _labels(blueprint: Blueprint) -> int | None:
@@ -134,8 +148,8 @@ def _check_invented(blueprint: Blueprint, invented: frozenset[str]) -> None:
         )
 
 
-def _unchanged_text(unchanged: tuple[str, ...], claimed: int) -> str:
+def _unchanged_text(done: Folded) -> str:
     return (
-        f"the merge left {len(unchanged)} of {claimed} targeted modules as they were, "
-        f"the first is {unchanged[0]}: their deltas are zero or vanish in the base's dtype"
+        f"the merge left {len(done.unchanged)} of {len(done.claimed)} targeted modules as they were, "
+        f"the first is {done.unchanged[0]}: their deltas are zero or vanish in the base's dtype"
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from pipeline.blueprint import Base, Dtype, Quantization, Task
+from pipeline.blueprint import Base, Dtype, Placement, Quantization, Task
 from pipeline.checkpoint.base import inspect_base
 from pipeline.errors import InputError
 
@@ -121,6 +121,19 @@ def cast_model(model: Any, old: torch.dtype, new: torch.dtype) -> None:
             config.dtype = new
 
 
+def device_options(placement: Placement) -> dict[str, Any]:
+    """What accelerate, by way of transformers or PEFT, takes of a placement."""
+    memory = {
+        int(key) if key.isdigit() else key: size for key, size in placement.max_memory.items()
+    }
+    options = {
+        "device_map": placement.device_map,
+        "max_memory": memory or None,
+        "offload_folder": placement.offload_folder,
+    }
+    return {name: value for name, value in options.items() if value is not None}
+
+
 def _sub_configs(config: Any) -> list[Any]:
     names = getattr(config, "sub_configs", {})
     return [sub for name in names if (sub := getattr(config, name, None)) is not None]
@@ -148,26 +161,18 @@ def _quantization(wanted: Quantization | None, compute: Dtype | None) -> dict[st
 
 
 def _placement(base: Base, device: str) -> dict[str, Any]:
-    placement = base.placement
-    where: dict[str, Any] = {}
-    if placement.device_map is not None:
-        where["device_map"] = placement.device_map
-    elif device != "cpu" or base.quantization is not None:
+    where = device_options(base.placement)
+    if "device_map" not in where and (device != "cpu" or base.quantization is not None):
         where["device_map"] = {"": device}
-    if placement.max_memory:
-        where["max_memory"] = {
-            int(key) if key.isdigit() else key: size for key, size in placement.max_memory.items()
-        }
-    if placement.offload_folder is not None:
-        where["offload_folder"] = placement.offload_folder
-    if placement.attn_implementation is not None:
-        where["attn_implementation"] = placement.attn_implementation
+    if base.placement.attn_implementation is not None:
+        where["attn_implementation"] = base.placement.attn_implementation
     return where
 
 
 def _forget_trivial_device_map(model: Any) -> None:
     """PEFT places a model anew whose device map names the CPU, on a GPU if there is one."""
-    if len(set((getattr(model, "hf_device_map", None) or {}).values())) == 1:
+    devices = set((getattr(model, "hf_device_map", None) or {}).values())
+    if len(devices) == 1 and "disk" not in devices:
         del model.hf_device_map
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -54,16 +55,18 @@ def write_model(
 def save_model(model: Any, folder: Path, *, max_shard_size: str) -> None:
     """Like `save_pretrained`, but a generation config that transformers finds invalid does not stop it.
 
-    Such configs are common (a temperature without sampling); they are left out.
+    One that was changed since it was loaded and has a temperature without sampling, say: it is left out.
     """
     from transformers import GenerationConfig
 
     own = getattr(model, "generation_config", None)
-    invalid = own is not None and not _valid(own)
+    invalid = own is not None and not _can_be_saved(own, folder)
     try:
         if invalid:
             model.generation_config = GenerationConfig()
-        model.save_pretrained(str(folder), max_shard_size=max_shard_size)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Attempting to save a model with offloaded")
+            model.save_pretrained(str(folder), max_shard_size=max_shard_size)
     finally:
         if own is not None:
             model.generation_config = own
@@ -71,9 +74,9 @@ def save_model(model: Any, folder: Path, *, max_shard_size: str) -> None:
         (folder / "generation_config.json").unlink(missing_ok=True)
 
 
-def _valid(generation_config: Any) -> bool:
+def _can_be_saved(generation_config: Any, folder: Path) -> bool:
     try:
-        generation_config.validate(strict=True)
+        generation_config.save_pretrained(str(folder))
     except ValueError:
         return False
     return True
