@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 NOTES_IN_SIGHT = 6
 """Of a running step, so that the moving part stays small; all of them stand once it is done."""
 
+WIDEST_LINE = 110
+"""On a wide terminal the seconds of a step would stand too far from its name."""
+
 
 class LiveConsole:
     """A spinner on the running step, a tick or a cross on finished ones, their notes below them."""
@@ -69,7 +72,9 @@ class LiveConsole:
 
     @contextmanager
     def bar(self, label: str, total: float, unit: str = "") -> Iterator[LiveBar]:
-        task = self._bars.add_task(printable(label), total=total or None, unit=unit)
+        # One single thing to wait for has no use for a share: the bar only shows that it goes on.
+        known = total if unit or total > 1 else None
+        task = self._bars.add_task(printable(label), total=known or None, unit=unit)
         alone = self._live is None
         self._start()
         try:
@@ -122,6 +127,7 @@ class LiveConsole:
 
     def _row(self, mark: RenderableType, id: str, summary: str, seconds: str = "") -> Table:
         row = Table.grid(padding=(0, 1), expand=True)
+        row.width = min(self._console.width, WIDEST_LINE)
         row.add_column(width=1)
         row.add_column(min_width=self._widest_id, no_wrap=True)
         row.add_column(ratio=1, no_wrap=True, overflow="ellipsis", style="dim")
@@ -142,7 +148,9 @@ class LiveBar:
 
 class _Amount(ProgressColumn):
     def render(self, task: Task) -> Text:
-        said = progress(task.completed, task.total or 0, task.fields["unit"])
+        if task.total is None:
+            return Text()
+        said = progress(task.completed, task.total, task.fields["unit"])
         left = task.time_remaining
         return Text(f"{said}, {duration(left)} left" if left else said, "dim")
 

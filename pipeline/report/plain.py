@@ -95,4 +95,4 @@ def progress(done: float, total: float, unit: str) -> str:
     said = [size(n) if unit == "B" else f"{n:g} {unit}".rstrip() for n in (done, total)]
     if total <= 0:
         return said[0]
-    return f"{min(done / total, 1):.0%} ({said[0]} of {said[1]})".replace("%", " %")
+    return f"{min(done / total, 1) * 100:.0f} % ({said[0]} of {said[1]})"

@@ -94,7 +94,7 @@ def _facts(console: Console, record: Manifest) -> None:
 
 
 def _steps(steps: Iterable[StepRecord]) -> Table:
-    table = Table(box=None, padding=(0, 2), header_style="dim")
+    table = Table(box=None, padding=(0, 2), pad_edge=False, header_style="dim")
     table.add_column("  step")
     table.add_column("status")
     table.add_column("time", justify="right", no_wrap=True)

@@ -178,3 +178,13 @@ def test_the_console_suits_where_its_output_goes(
     monkeypatch.setenv("TERM", term)
 
     assert type(make_console(quiet)) is kind
+
+
+def test_one_single_thing_to_wait_for_shows_no_share() -> None:
+    console, stream = on_a_terminal()
+
+    with console.bar("loading", 1):
+        during = screen(stream)
+
+    assert during[-1].startswith("    loading ")
+    assert "%" not in during[-1]
