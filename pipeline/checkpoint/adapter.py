@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.blueprint import Adapter, State
 from pipeline.checkpoint import peft_types
 from pipeline.checkpoint.adapter_config import check_adapter_config
+from pipeline.checkpoint.filenames import TOKENIZER, matching
 from pipeline.checkpoint.headers import TensorInfo
 from pipeline.checkpoint.source import Source, locate
 from pipeline.errors import InputError
@@ -20,15 +21,6 @@ if TYPE_CHECKING:
 
 CONFIG = "adapter_config.json"
 _SAFE, _PICKLED = "adapter_model.safetensors", "adapter_model.bin"
-_TOKENIZER = (
-    "tokenizer",
-    "special_tokens_map",
-    "added_tokens",
-    "vocab",
-    "merges",
-    "chat_template",
-    "spiece",
-)
 
 
 @dataclass(frozen=True)
@@ -174,15 +166,9 @@ def inspect_adapter(adapter: Adapter) -> AdapterCheckpoint:
         raise InputError(
             f"has no {_SAFE} or {_PICKLED}", where=adapter.path, fix=_missing_weights(source)
         )
-    used = [n for n in source.files if n in (CONFIG, weights) or _serves(n)]
+    used = [CONFIG, weights, *matching(source.files, TOKENIZER)]
     return AdapterCheckpoint(
         source.only(used), config.options, config.peft_type, weights, config.warnings
-    )
-
-
-def _serves(name: str) -> bool:
-    return ("/" not in name and name.startswith(_TOKENIZER)) or name.startswith(
-        "additional_chat_templates/"
     )
 
 

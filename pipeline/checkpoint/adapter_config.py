@@ -8,48 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.checkpoint import peft_types
+from pipeline.checkpoint.foreign import not_peft, refuse_diffusers
 from pipeline.errors import InputError
-
-_OURS = "Mergeline reads adapters of PEFT"
-_FROM_ELSEWHERE: tuple[tuple[frozenset[str], str, str], ...] = (
-    (
-        frozenset({"fine_tune_type", "lora_parameters", "lora_layers"}),
-        "is an adapter config of mlx-lm",
-        f"{_OURS}; fuse it with `mlx_lm.fuse`, or convert its weights to PEFT's names",
-    ),
-    (
-        frozenset({"_diffusers_version", "_class_name"}),
-        "is a config of diffusers",
-        f"{_OURS} over transformers models; use diffusers' own `fuse_lora`",
-    ),
-    (
-        frozenset({"ss_network_module", "network_module", "networkDim"}),
-        "is a config of kohya's scripts for image models",
-        f"{_OURS} over transformers models; use the scripts' own merge",
-    ),
-    (
-        frozenset({"model_class", "adapter_fusion", "leave_out", "hidden_size_reduction"}),
-        "is a config of the AdapterHub library",
-        f"{_OURS}; train or convert it with PEFT",
-    ),
-    (
-        frozenset({"finetuning_type", "lora_rank", "lora_target", "stage", "template"}),
-        "holds training arguments of LLaMA-Factory",
-        f"{_OURS}; give the folder that the training wrote, with its own adapter_config.json",
-    ),
-    (
-        frozenset({"swift_type", "sft_type", "swift_version"}),
-        "is a config of ms-swift",
-        f"{_OURS}; export it with `swift export --to_peft_format true`",
-    ),
-    (
-        frozenset({"architectures", "model_type", "hidden_size"}),
-        "is the config of a whole model",
-        "give the model to `load_base`; an adapter has a `peft_type`",
-    ),
-)
-_DIFFUSERS_TARGETS = frozenset({"to_q", "to_k", "to_v", "to_out.0", "to_add_out", "add_q_proj"})
-_TEXTS = (str, list)
 
 
 @dataclass(frozen=True)
@@ -69,15 +29,14 @@ def check_adapter_config(raw: Mapping[str, Any], *, where: str) -> AdapterConfig
     options, dropped = _known_options(raw, peft_type, where)
     _check_task(options, where)
     _check_values(options, peft_type, where)
-    _check_for_diffusers(options, where)
-    options, notes = _without_training(options)
-    warnings = [*dropped, *notes, *_about_class(options, where)]
-    return AdapterConfig(options, peft_type, tuple(warnings))
+    refuse_diffusers(options, where)
+    warnings = [*dropped, *_about_class(options, where)]
+    return AdapterConfig(_without_unused(options), peft_type, tuple(warnings))
 
 
 def _peft_type(raw: Mapping[str, Any], where: str) -> str:
     if "peft_type" not in raw:
-        raise _not_peft(raw, where)
+        raise not_peft(raw, where)
     kind = raw["peft_type"]
     known = peft_types.type_names()
     if kind in known:
@@ -94,31 +53,6 @@ def _peft_type(raw: Mapping[str, Any], where: str) -> str:
         f"`peft_type` {kind!r} is not one that PEFT {peft_types.peft_version()} has{hint}",
         where=where,
         fix="mend it, or, if a newer PEFT wrote it: `pip install -U peft`",
-    )
-
-
-def _not_peft(raw: Mapping[str, Any], where: str) -> InputError:
-    base = raw.get("base_model")
-    if isinstance(base, str) and base.startswith("lerobot/"):
-        return InputError(
-            f"is a LeRobot policy's config (base {base}), not an adapter of PEFT",
-            where=where,
-            fix=f"{_OURS} over transformers models; use LeRobot itself for this one",
-        )
-    for marks, what, fix in _FROM_ELSEWHERE:
-        if marks & raw.keys() and not {"lora_alpha", "target_modules"} & raw.keys():
-            return InputError(f"{what}, not an adapter of PEFT", where=where, fix=fix)
-    if {"lora_alpha", "target_modules"} <= raw.keys():
-        return InputError(
-            "names no `peft_type`",
-            where=where,
-            fix='if it is a LoRA of PEFT, add the line `"peft_type": "LORA"`',
-        )
-    keys = ", ".join(sorted(str(key) for key in raw)[:5]) or "nothing"
-    return InputError(
-        f"is not a config of PEFT: it names no `peft_type` (it holds {keys})",
-        where=where,
-        fix=f"{_OURS}; give the folder that PEFT's `save_pretrained` wrote",
     )
 
 
@@ -230,23 +164,8 @@ def _check_together(options: Mapping[str, Any], where: str) -> None:
         )
 
 
-def _check_for_diffusers(options: Mapping[str, Any], where: str) -> None:
-    targets = options.get("target_modules")
-    mapping = options.get("auto_mapping")
-    library = str(mapping.get("parent_library")) if isinstance(mapping, dict) else ""
-    named = len(_DIFFUSERS_TARGETS & set(targets)) >= 2 if isinstance(targets, list) else False
-    if named or library.startswith("diffusers"):
-        base = options.get("base_model_name_or_path")
-        of = f" ({base})" if base else ""
-        raise InputError(
-            f"adapts an image model of diffusers{of}, not a transformers model",
-            where=where,
-            fix="merge it with diffusers: `pipe.load_lora_weights(...)`, then `pipe.fuse_lora()`",
-        )
-
-
-def _without_training(options: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Take out what only says how the weights were initialised, where PEFT would complain of a mismatch."""
+def _without_unused(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Take out settings of an initialisation that was not used, of which PEFT would complain."""
     kept = dict(options)
     init = kept.get("init_lora_weights")
     for key, method in (
@@ -256,7 +175,7 @@ def _without_training(options: Mapping[str, Any]) -> tuple[dict[str, Any], list[
     ):
         if kept.get(key) and init != method:
             del kept[key]
-    return kept, []
+    return kept
 
 
 def _about_class(options: Mapping[str, Any], where: str) -> list[str]:

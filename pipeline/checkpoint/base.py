@@ -8,14 +8,25 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, get_args
 
-from pipeline.blueprint import DTYPES, Base, Dtype, Quantization
+from pipeline.blueprint import Base, Dtype, Quantization
 from pipeline.checkpoint import transformers_types
+from pipeline.checkpoint.filenames import (
+    CARD,
+    CODE,
+    CONFIG,
+    EMBEDDER,
+    NOTICE,
+    PROCESSOR,
+    TOKENIZER,
+    matching,
+)
 from pipeline.checkpoint.headers import TORCH_NAMES, TensorInfo
+from pipeline.checkpoint.quantization import as_dtype, check_quantized, read_quantization
 from pipeline.checkpoint.shards import Weights, find_weights
 from pipeline.checkpoint.source import Source, locate
 from pipeline.errors import InputError
 
-_ALONGSIDE = (".json", ".txt", ".model", ".jinja", ".py", ".tiktoken", ".md", ".spm", ".vocab")
+_SERVING = (*CONFIG, *CARD, *TOKENIZER, *PROCESSOR, *EMBEDDER, *NOTICE, *CODE)
 
 
 @dataclass(frozen=True)
@@ -71,7 +82,7 @@ def inspect_base(base: Base) -> BaseCheckpoint:
     source = locate(base.model, base.revision)
     config = _read_config(source)
     where = source.where("config.json")
-    quantization = _quantization(config, where)
+    quantization = read_quantization(config, where)
     weights = find_weights(source)
     if weights.pickle and not base.allow_pickle:
         raise InputError(
@@ -80,11 +91,8 @@ def inspect_base(base: Base) -> BaseCheckpoint:
             fix="convert them to safetensors, or set `allow_pickle: true` to read them with weights_only",
         )
     warnings = [*_check_code(config, where, base.trust_remote_code)]
-    used = [*weights.files, *weights.index, *(n for n in source.files if n.endswith(_ALONGSIDE))]
-    if not weights.pickle:
-        used = [name for name in used if not name.startswith("pytorch_model")]
     found = BaseCheckpoint(
-        source=source.only(name for name in source.files if name in set(used) or _is_notice(name)),
+        source=source.only([*weights.files, *weights.index, *matching(source.files, _SERVING)]),
         config=config,
         quantization=quantization,
         dtype=_dtype(config) or "float32",
@@ -93,7 +101,7 @@ def inspect_base(base: Base) -> BaseCheckpoint:
     )
     if source.folder is not None:
         _check_tensors(found)
-        _check_quantized(found)
+        check_quantized(quantization, found.tensors, where)
     if _dtype(config) is None and not weights.pickle:
         return BaseCheckpoint(
             found.source, config, quantization, _most_common(found.tensors), weights, found.warnings
@@ -135,47 +143,6 @@ def _what_it_is(source: Source) -> str:
     return "give the folder that holds config.json and the weights"
 
 
-def _quantization(config: Mapping[str, Any], where: str) -> Quantization | None:
-    said = config.get("quantization_config") or config.get("compression_config")
-    if said is None:
-        text = config.get("text_config")
-        said = text.get("quantization_config") if isinstance(text, dict) else None
-    if not said:
-        return None
-    if not isinstance(said, dict):
-        raise InputError(
-            "`quantization_config` is not an object", where=where, fix="mend config.json"
-        )
-    four, eight = said.get("load_in_4bit") is True, said.get("load_in_8bit") is True
-    method = said.get("quant_method") or ("bitsandbytes" if four or eight else "an unnamed method")
-    if str(method).startswith("bitsandbytes"):
-        if eight:
-            return Quantization("int8", saved=True)
-        if four:
-            return _four_bit(said, where)
-        return None
-    raise InputError(
-        f"is quantized with {method}, and only bitsandbytes (4 and 8 bit) can be read",
-        where=where,
-        fix="use the original base that it was made from, in full precision",
-    )
-
-
-def _four_bit(said: Mapping[str, Any], where: str) -> Quantization:
-    kind = said.get("bnb_4bit_quant_type", "fp4")
-    if kind not in ("nf4", "fp4"):
-        raise InputError(
-            f"`bnb_4bit_quant_type` is {kind!r}", where=where, fix="it must be nf4 or fp4"
-        )
-    return Quantization(
-        kind=kind,
-        double_quant=bool(said.get("bnb_4bit_use_double_quant", False)),
-        storage=_plain(said.get("bnb_4bit_quant_storage")) or "uint8",
-        compute_dtype=_as_dtype(said.get("bnb_4bit_compute_dtype")),
-        saved=True,
-    )
-
-
 def _check_tensors(base: BaseCheckpoint) -> None:
     """Every header is sound, and holds what the index says."""
     missing = sorted(base.weights.weight_map.keys() - base.tensors.keys())
@@ -184,23 +151,6 @@ def _check_tensors(base: BaseCheckpoint) -> None:
             f"names {len(missing)} tensors that are in none of its files: {missing[0]}, ...",
             where=base.source.where(base.weights.index[0]),
             fix="copy or download the model again",
-        )
-
-
-def _check_quantized(base: BaseCheckpoint) -> None:
-    """A `quantization_config` that was left behind makes loaders quantize, or fail, for no visible reason."""
-    if base.quantization is None or base.pickle:
-        return
-    mark = (
-        "SCB"
-        if base.quantization.kind == "int8"
-        else f"quant_state.bitsandbytes__{base.quantization.kind}"
-    )
-    if not any(name.endswith(mark) for name in base.tensors):
-        raise InputError(
-            f"says that the weights are in {base.quantization.kind}, and they are not",
-            where=base.source.where("config.json"),
-            fix="remove the left-over `quantization_config` from it",
         )
 
 
@@ -234,19 +184,10 @@ def _check_code(config: Mapping[str, Any], where: str, trusted: bool) -> list[st
 def _dtype(config: Mapping[str, Any]) -> Dtype | None:
     for part in (config, config.get("text_config"), config.get("llm_config")):
         if isinstance(part, dict):
-            found = _as_dtype(part.get("dtype") or part.get("torch_dtype"))
+            found = as_dtype(part.get("dtype") or part.get("torch_dtype"))
             if found:
                 return found
     return None
-
-
-def _as_dtype(value: object) -> Dtype | None:
-    name = _plain(value)
-    return next((dtype for dtype in DTYPES if dtype == name), None)
-
-
-def _plain(value: object) -> str | None:
-    return value.removeprefix("torch.") if isinstance(value, str) else None
 
 
 def _most_common(tensors: Mapping[str, TensorInfo]) -> Dtype:
@@ -254,8 +195,4 @@ def _most_common(tensors: Mapping[str, TensorInfo]) -> Dtype:
     for tensor in tensors.values():
         if TORCH_NAMES.get(tensor.dtype) in get_args(Dtype):
             count[TORCH_NAMES[tensor.dtype]] += tensor.bytes
-    return _as_dtype(count.most_common(1)[0][0]) or "float32" if count else "float32"
-
-
-def _is_notice(name: str) -> bool:
-    return name.upper().startswith(("LICENSE", "LICENCE", "NOTICE", "USE_POLICY"))
+    return as_dtype(count.most_common(1)[0][0]) or "float32" if count else "float32"

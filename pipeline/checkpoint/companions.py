@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,46 +9,17 @@ from pathlib import Path
 from pipeline.blueprint import Blueprint
 from pipeline.checkpoint.adapter import AdapterCheckpoint, inspect_adapter
 from pipeline.checkpoint.base import BaseCheckpoint, inspect_base
+from pipeline.checkpoint.filenames import (
+    CHAT,
+    CODE,
+    EMBEDDER,
+    NOTICE,
+    PROCESSOR,
+    TOKENIZER,
+    VOCABULARY,
+    matching,
+)
 from pipeline.checkpoint.source import Source
-
-_CHAT = ("chat_template.jinja", "chat_template.json", "additional_chat_templates/*")
-_VOCABULARY = (
-    "tokenizer.json",
-    "*.model",
-    "*.model.v*",
-    "*.spm",
-    "*.tiktoken",
-    "vocab*.json",
-    "vocab*.txt",
-    "vocab.bpe",
-    "tekken.json",
-)
-_TOKENIZER = (
-    *_VOCABULARY,
-    *_CHAT,
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "merges.txt",
-    "bpe.codes",
-    "normalizer.json",
-    "target_vocab.json",
-)
-_PROCESSOR = (
-    "*processor*.json",
-    "*preprocessor*.json",
-    "feature_extract*.json",
-    "audio_tokenizer*.json",
-)
-_EMBEDDER = (
-    "modules.json",
-    "config_sentence_transformers.json",
-    "sentence_*_config.json",
-    "[0-9]_*/*",
-)
-"""How sentence-transformers pools the outputs; without these the model embeds differently."""
-_NOTICE = ("LICEN[CS]E*", "NOTICE*", "USE_POLICY*", "Notice*", "License*", "license*")
-_CODE = ("*.py",)
 
 
 def copy_companions(blueprint: Blueprint, folder: Path) -> list[str]:
@@ -59,19 +29,19 @@ def copy_companions(blueprint: Blueprint, folder: Path) -> list[str]:
     of an adapter wins over the base's. Config, generation config and weights are the writer's own.
     """
     base = inspect_base(blueprint.base)
-    patterns = [*_PROCESSOR, *_EMBEDDER, *_NOTICE]
+    patterns = [*PROCESSOR, *EMBEDDER, *NOTICE]
     if blueprint.base.trust_remote_code or base.custom_code:
-        patterns += _CODE
+        patterns += CODE
     return sorted({*_copy(base.source, patterns, folder), *copy_tokenizer(blueprint, folder)})
 
 
 def copy_tokenizer(blueprint: Blueprint, folder: Path) -> list[str]:
     """Copy the tokenizer and the chat template alone; returns the names."""
     owner = _tokenizer_owner(blueprint)
-    copied = _copy(owner.source, _TOKENIZER, folder)
+    copied = _copy(owner.source, TOKENIZER, folder)
     if isinstance(owner, BaseCheckpoint):
         for adapter in _adapters(blueprint):
-            copied += _copy(adapter.source, _CHAT, folder)
+            copied += _copy(adapter.source, CHAT, folder)
     elif not has_chat_template(owner.source):
         copied += _keep_chat_template(inspect_base(blueprint.base).source, folder)
     return sorted(set(copied))
@@ -80,23 +50,23 @@ def copy_tokenizer(blueprint: Blueprint, folder: Path) -> list[str]:
 def tokenizer_folder(blueprint: Blueprint) -> Path | None:
     """A local folder with the tokenizer that belongs to the blueprint; None when nobody brings one."""
     owner = _tokenizer_owner(blueprint)
-    names = _matching(owner.source, _TOKENIZER)
+    names = matching(owner.source.files, TOKENIZER)
     if not names:
         return None
     config = [name for name in ("config.json",) if name in owner.source.files]
-    return owner.source.fetch([*names, *config, *_matching(owner.source, _CODE)])
+    return owner.source.fetch([*names, *config, *matching(owner.source.files, CODE)])
 
 
 def has_chat_template(source: Source) -> bool:
     """Whether a chat template lies beside the tokenizer or in its config."""
-    if _matching(source, _CHAT):
+    if matching(source.files, CHAT):
         return True
     return bool((source.read_json("tokenizer_config.json") or {}).get("chat_template"))
 
 
 def brings_tokenizer(source: Source) -> bool:
     """Whether a tokenizer lies there that can be loaded: one with a vocabulary."""
-    return bool(_matching(source, _VOCABULARY))
+    return bool(matching(source.files, VOCABULARY))
 
 
 def _tokenizer_owner(blueprint: Blueprint) -> AdapterCheckpoint | BaseCheckpoint:
@@ -112,18 +82,18 @@ def _adapters(blueprint: Blueprint) -> list[AdapterCheckpoint]:
 
 def _keep_chat_template(source: Source, folder: Path) -> list[str]:
     """The base's chat template beside a tokenizer of the adapter that has none."""
-    names = _copy(source, _CHAT, folder)
+    names = _copy(source, CHAT, folder)
     if names:
         return names
     template = (source.read_json("tokenizer_config.json") or {}).get("chat_template")
     if not isinstance(template, str):
         return []
-    (folder / _CHAT[0]).write_text(template, encoding="utf-8")
-    return [_CHAT[0]]
+    (folder / CHAT[0]).write_text(template, encoding="utf-8")
+    return [CHAT[0]]
 
 
 def _copy(source: Source, patterns: Iterable[str], folder: Path) -> list[str]:
-    names = _matching(source, patterns)
+    names = matching(source.files, patterns)
     if not names:
         return []
     origin = source.fetch(names)
@@ -132,13 +102,3 @@ def _copy(source: Source, patterns: Iterable[str], folder: Path) -> list[str]:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(origin / name, target)
     return names
-
-
-def _matching(source: Source, patterns: Iterable[str]) -> list[str]:
-    wanted = tuple(patterns)
-    return [n for n in source.files if any(_fits(n, pattern) for pattern in wanted)]
-
-
-def _fits(name: str, pattern: str) -> bool:
-    """Glob, in which `*` stays within one folder."""
-    return name.count("/") == pattern.count("/") and fnmatch.fnmatchcase(name, pattern)

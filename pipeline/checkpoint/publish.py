@@ -7,7 +7,6 @@ lock beside the target keeps a second run out, and lets the next run clear up af
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import secrets
 import shutil
@@ -16,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.blueprint import Blueprint
+from pipeline.checkpoint.lock import only_writer
 from pipeline.checkpoint.rename import exchange, rename_new
 from pipeline.checkpoint.source import is_path
 from pipeline.checkpoint.textjson import parse_object
@@ -83,7 +83,7 @@ def publishing(path: Path, *, overwrite: bool) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _as_output_error(error, path) from error
-    with _only_writer(path):
+    with only_writer(path):
         _clear_leftovers(path)
         check_target(path, overwrite=overwrite, inputs=())
         partial = _beside(path, "partial")
@@ -166,40 +166,6 @@ def _check_writable(path: Path) -> None:
 
 def _beside(path: Path, kind: str) -> Path:
     return path.with_name(f".{path.name}.{kind}-{secrets.token_hex(4)}")
-
-
-@contextmanager
-def _only_writer(path: Path) -> Iterator[None]:
-    lock = path.with_name(f".{path.name}.lock")
-    handle = _lock(lock, path)
-    try:
-        yield
-    finally:
-        # Unlinked while it is held: whoever waits on this inode sees that the name is another one now.
-        lock.unlink(missing_ok=True)
-        os.close(handle)
-
-
-def _lock(lock: Path, path: Path) -> int:
-    while True:
-        try:
-            handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
-        except OSError as error:
-            raise _as_output_error(error, path) from error
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if lock.exists() and os.path.samestat(os.fstat(handle), lock.stat()):
-                return handle
-        except BlockingIOError:
-            os.close(handle)
-            raise OutputError(
-                "another run is writing it now",
-                where=path,
-                fix="wait for it, or choose another folder",
-            ) from None
-        except FileNotFoundError:
-            pass
-        os.close(handle)
 
 
 def _clear_leftovers(path: Path) -> None:

@@ -44,7 +44,11 @@ def test_checkpoints_of_the_training_are_no_part_of_it(tmp_path: Path) -> None:
 
     found = inspect(make_adapter(tmp_path, files={**TOKENIZER, **trash}))
 
-    assert set(found.source.files) == {"adapter_config.json", "adapter_model.safetensors", *TOKENIZER}
+    assert set(found.source.files) == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        *TOKENIZER,
+    }
 
 
 @pytest.mark.parametrize(
@@ -109,7 +113,7 @@ def test_adapters_of_two_types_are_not_active_together(tmp_path: Path) -> None:
 
     lora.check_beside([])
     lora.check_beside([other])
-    with pytest.raises(InputError, match="is LOHA, and .* is LORA") as caught:
+    with pytest.raises(InputError, match=r"is LOHA, and .* is LORA") as caught:
         loha.check_beside([lora])
     assert "merge the first one" in str(caught.value)
 

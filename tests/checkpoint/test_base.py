@@ -75,7 +75,9 @@ def test_knows_the_model_types_that_transformers_itself_has() -> None:
         ({"model_type": 3}, "is not the config"),
     ],
 )
-def test_a_config_that_is_no_models_is_told(tmp_path: Path, config: dict[str, Any], says: str) -> None:
+def test_a_config_that_is_no_models_is_told(
+    tmp_path: Path, config: dict[str, Any], says: str
+) -> None:
     assert says in refusal(make_base(tmp_path, config))
 
 
@@ -134,7 +136,9 @@ def test_a_base_saved_in_8_bit_is_described(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("method", ["gptq", "awq", "fp8", "mxfp4", "compressed-tensors", "hqq"])
 def test_other_quantizations_are_refused_by_name(tmp_path: Path, method: str) -> None:
-    message = refusal(make_base(tmp_path, {**LLAMA, "quantization_config": {"quant_method": method}}))
+    message = refusal(
+        make_base(tmp_path, {**LLAMA, "quantization_config": {"quant_method": method}})
+    )
 
     assert f"is quantized with {method}" in message
     assert "use the original base" in message
@@ -167,7 +171,12 @@ def test_a_quantization_that_is_switched_off_is_none(tmp_path: Path) -> None:
 def test_the_dtype_is_what_the_config_says_or_else_what_most_bytes_are(
     tmp_path: Path, said: dict[str, Any], expected: str
 ) -> None:
-    shapes = {**BASE_SHAPES, "other": ("F32", (64,)), "another": ("F32", (8,)), "third": ("F32", (8,))}
+    shapes = {
+        **BASE_SHAPES,
+        "other": ("F32", (64,)),
+        "another": ("F32", (8,)),
+        "third": ("F32", (8,)),
+    }
 
     assert inspect(make_base(tmp_path, {**LLAMA, **said}, shapes)).dtype == expected
 
@@ -177,7 +186,7 @@ def shards(folder: Path, weight_map: dict[str, Any], **parts: tuple[str, ...]) -
     make_base(folder)
     (folder / "model.safetensors").unlink()
     for part, names in parts.items():
-        write_safetensors(folder / f"{part}.safetensors", {name: ("BF16", (4, 4)) for name in names})
+        write_safetensors(folder / f"{part}.safetensors", dict.fromkeys(names, ("BF16", (4, 4))))
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     return folder
 
@@ -190,7 +199,9 @@ def test_shards_are_found_through_their_index(tmp_path: Path) -> None:
     assert found.weight_files == ("one.safetensors", "two.safetensors")
     assert set(found.tensors) == {"a", "b", "c"}
     assert "model.safetensors.index.json" in found.source.files
-    assert found.weight_bytes == sum((tmp_path / name).stat().st_size for name in found.weight_files)
+    assert found.weight_bytes == sum(
+        (tmp_path / name).stat().st_size for name in found.weight_files
+    )
 
 
 @pytest.mark.parametrize(
