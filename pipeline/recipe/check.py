@@ -5,38 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from omegaconf import DictConfig
-from pydantic import Field, ValidationError
+from omegaconf import DictConfig, flag_override
+from pydantic import ValidationError
 
 from pipeline.errors import Place, Problem
 from pipeline.recipe.compile import NO_PRESET, Compiled, Line
-from pipeline.recipe.model import Engine, Recipe, StepCall, Tracker
+from pipeline.recipe.defaults import defaults_of
+from pipeline.recipe.head import Head
+from pipeline.recipe.model import Recipe, StepCall
 from pipeline.recipe.resolve import MISSING, Failure, resolve, root_causes, source_of
 from pipeline.recipe.wrong_values import explain
-from pipeline.steps import Thing, all_steps, makers_of, step_settings
-
-
-@step_settings
-class Head:
-    """What a recipe sets besides its steps."""
-
-    name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
-    """What the recipe is called; its runs lie in `outputs/<name>/`. By default the file's name."""
-    params: dict[str, Any]
-    """Your own values, for `${params.<name>}` in the steps."""
-    engine: Engine
-    """How models are built: tensor by tensor from file to file (`stream`), in memory (`live`), or by
-    whichever suits (`auto`)."""
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|(cuda|xpu|npu)(:\d+)?)$")]
-    """Where models in memory go."""
-    seed: Annotated[int, Field(ge=0, lt=2**32)]
-    """Decides everything that is drawn at random."""
-    tags: list[str]
-    """Your own words, kept in the manifest."""
-    tracking: Tracker | None
-    """Where metrics are sent as well; on the command line only."""
+from pipeline.steps import Thing, all_steps, makers_of
 
 
 @dataclass(frozen=True)
@@ -73,6 +54,7 @@ def check(
     lines = [line for line in compiled.lines if line.id in config.steps]
     data["steps"] = {}
     for line in lines:
+        _restore_defaults(config, line)
         data["steps"][line.id], failed = resolve(config, f"steps.{line.id}")
         failures += failed
     data["run"], failed = resolve(config, "run")
@@ -98,6 +80,16 @@ def check(
     return data, calls, problems
 
 
+def _restore_defaults(config: DictConfig, line: Line) -> None:
+    """An option that was taken away (`~save.path`) has its default again."""
+    options = config.steps[line.id]
+    if isinstance(options, DictConfig):
+        with flag_override(options, ["struct", "readonly"], False):
+            for name, value in defaults_of(line.step).items():
+                if name not in options:
+                    options[name] = value
+
+
 def _typed(
     settings: Any, data: Any, key: str, failed: set[str]
 ) -> tuple[Any, list[tuple[str, Problem]]]:
@@ -106,12 +98,11 @@ def _typed(
     if not isinstance(data, Mapping):
         return None, [(key, Problem(f"must be a mapping of options, got {data!r}"))]
     values = {name: value for name, value in data.items() if value is not MISSING}
-    known = [field.name for field in fields(settings)]
     lost = {name for name in values if any(f == above + name or f.startswith(f"{above}{name}.") for f in failed)}
     try:
         return settings(**values), []
     except ValidationError as error:
-        found = explain(error, values, known)
+        found = explain(error, values, settings)
     wrong = [
         (above + ".".join(str(part) for part in path), problem)
         for path, problem in found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,14 +17,15 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pipeline.errors import COMMAND_LINE, RecipeError
+from pipeline.errors import COMMAND_LINE, Problem, RecipeError
 from pipeline.recipe import loading
 from pipeline.recipe.compose import composed, search_path
 from pipeline.recipe.model import Recipe
 from pipeline.recipe.source import PRIMARY
+from pipeline.secrets import redact_text
 
 Task = Callable[[DictConfig], Any]
 
@@ -73,6 +75,7 @@ def grid(request: Request) -> list[list[str]]:
     with _as_problems():
         jobs = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(tasks), None)[0]
     kept = [text for text in hydras if not text.startswith(("hydra.run.dir=", "hydra.mode="))]
+    folder = folder.replace("'", "\\'")
     return [[*job, *kept, f"hydra.run.dir='{folder}/{number}'"] for number, job in enumerate(jobs)]
 
 
@@ -90,20 +93,33 @@ def recipe_of(config: DictConfig, request: Request) -> Recipe:
     overrides = [*job.overrides.task]
     asked = loading.read(request.path, overrides, request.config_dir).require_sound()
     many = job.mode == RunMode.MULTIRUN
-    typed = [_as_typed(text) for text in overrides] if many else request.overrides
+    typed = [as_typed(text) for text in overrides] if many else request.overrides
     return loading.from_config(config, asked, typed)
 
 
 def show_config(request: Request, kind: str, package: str | None, *, resolve: bool) -> None:
     """Print the composed config: `job`, `hydra` or `all` of it."""
-    with _hydra(request) as hydra, _as_problems():
-        hydra.show_cfg(PRIMARY, request.read().overrides, kind, package, resolve)
+    asked = request.read()
+    with _hydra(request) as hydra, _as_problems(), composed(asked.loader, asked.overrides) as config:
+        # On a copy: resolving in place would change what the run's fingerprint is taken from.
+        shown: Any = hydra.get_sanitized_cfg(copy.deepcopy(config), kind)
+        OmegaConf.set_readonly(shown, False)
+        if resolve:
+            OmegaConf.resolve(shown)
+        if package and package != "_global_":
+            shown = OmegaConf.select(shown, package)
+            if shown is None:
+                raise RecipeError([Problem(f"there is no {package!r}", None, "--package", COMMAND_LINE)])
+            print(f"# @package {package}")
+    text = OmegaConf.to_yaml(shown) if OmegaConf.is_config(shown) else f"{shown}\n"
+    print(redact_text(text), end="")
 
 
 def show_info(request: Request, what: str) -> None:
     """Print what Hydra knows: `defaults-tree`, `searchpath`, `plugins`, ..."""
+    overrides = request.read().overrides
     with _hydra(request) as hydra, _as_problems():
-        hydra.show_info(what, PRIMARY, request.read().overrides)
+        hydra.show_info(what, PRIMARY, overrides)
 
 
 @contextmanager
@@ -126,7 +142,9 @@ def _as_problems() -> Iterator[None]:
         raise RecipeError([loading.from_hydra(error, COMMAND_LINE)]) from error
 
 
-def _as_typed(text: str) -> str:
+def as_typed(text: str) -> str:
     """From Hydra's form back to the one that people write."""
+    if text.startswith("~"):
+        return f"~{text[1:].removesuffix('=null').removeprefix('steps.')}"
     key, equals, value = text.lstrip("+").partition("=")
     return f"{key.rpartition('@')[2].removeprefix('steps.')}{equals}{value}"

@@ -168,7 +168,8 @@ def _composable(loader: ConfigLoaderImpl, said: Sequence[Said]) -> tuple[list[Sa
 def from_hydra(error: Exception, place: Place) -> Problem:
     """Hydra's words without its advice, which is written for people who write configs, not recipes."""
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
-    lines = [line.strip() for line in str(cause or error).splitlines()]
+    text = str(cause or error).partition("Config search path:")[0]
+    lines = [line.strip() for line in text.splitlines()]
     advice = ("To append", "Either remove", "Or add", "See https", "Set the environment", "full_key", "object_type", "reference_type")
     said = [line for line in lines if line and not line.startswith(advice)]
     return Problem(" ".join(said) or type(error).__name__, place=place)

@@ -6,6 +6,7 @@ Each override is read with Hydra's own parser, held against the recipe, and turn
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -73,12 +74,10 @@ def _parse(typed: str) -> Override:
         if not equals:
             fix = f"write {typed}=VALUE"
             raise _Wrong(f"{typed!r} is not of the form key=value", fix) from error
-        if value and not re.search(r"""[,(){}\[\]'"\\]""", value):
+        if re.fullmatch(r"""[^,(){}\[\]'"\\][^,(){}\[\]"\\]*""", value):
             # Hydra's grammar takes a plain value only of certain characters; any text is meant as text.
-            try:
+            with contextlib.suppress(OverrideParseException):
                 return _parse_quoted(parser, key, value)
-            except OverrideParseException:
-                pass
         fix = f"""quote the value once more: '{key}="..."'"""
         raise _Wrong(f"{typed!r} cannot be read", fix) from error
     if not parsed.key_or_group:
@@ -87,7 +86,7 @@ def _parse(typed: str) -> Override:
 
 
 def _parse_quoted(parser: OverridesParser, key: str, value: str) -> Override:
-    parsed: Override = parser.parse_overrides([f"{key}='{value}'"])[0]
+    parsed: Override = parser.parse_overrides([f'{key}="{value}"'])[0]
     return parsed
 
 
@@ -116,6 +115,8 @@ def _understand(
     if parts[0] in HEAD_KEYS:
         _check_head(parts, parsed, compiled)
         return Said(typed, f"{head}{equals}{value}", key, content, sweep=sweep)
+    if key == "steps":
+        raise _Wrong("the list of steps can only be changed in the recipe", "~ID leaves a step out", key)
     if parts[0] == "steps":
         parts = parts[1:]
     line = compiled.line(parts[0]) if parts else None
@@ -139,7 +140,7 @@ def _understand(
     if len(parts) > 1:
         _check_option(line, parts[1])
     # `++` where Hydra would refuse what is right: a new key inside an option that is a mapping.
-    added = len(parts) > 2 or parsed.is_add() or parsed.is_force_add()
+    added = len(parts) > 2 or isinstance(content, Mapping) or parsed.is_add() or parsed.is_force_add()
     prefix = "~" if parsed.is_delete() else "++" if added else ""
     return Said(typed, f"{prefix}steps.{plain}{equals}{value}", plain, content, sweep=sweep)
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from pipeline.recipe.check import Head
 from pipeline.recipe.compile import NO_PRESET, TOP_KEYS
+from pipeline.recipe.head import Head
 from pipeline.recipe.presets import shipped_presets
 from pipeline.steps import Step, all_steps
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigLoadError, ConfigResult, ConfigSource
 from omegaconf import OmegaConf
-from pydantic_core import PydanticUndefined
 
 from pipeline.recipe.compile import NO_PRESET, Compiled, compile_recipe
+from pipeline.recipe.defaults import defaults_of
 from pipeline.recipe.yaml_file import read_yaml
-from pipeline.steps import Step, all_steps
+from pipeline.steps import all_steps
 
 PRIMARY = "recipe"
 """Name of the primary config."""
@@ -70,13 +68,3 @@ class RecipeSource(ConfigSource):
         if results_filter == ObjectType.GROUP:
             return groups
         return configs if results_filter == ObjectType.CONFIG else sorted([*groups, *configs])
-
-
-def defaults_of(step: Step[Any]) -> dict[str, Any]:
-    """Every option of a step with its default; `???` stands for one that must be given."""
-    values: dict[str, Any] = {}
-    for field in fields(step.settings):
-        info = step.settings.__pydantic_fields__[field.name]
-        value = info.get_default(call_default_factory=True)
-        values[field.name] = "???" if value is PydanticUndefined else value
-    return values

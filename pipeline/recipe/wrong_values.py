@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import ValidationError
@@ -37,15 +37,15 @@ _BOUNDS = {
 Loc = tuple[str | int, ...]
 
 
-def explain(error: ValidationError, values: Any, known: Sequence[str]) -> list[tuple[Loc, Problem]]:
-    """Where in `values` something is wrong, and what; the members of a union are told as one.
+def explain(error: ValidationError, values: Any, settings: Any) -> list[tuple[Loc, Problem]]:
+    """Where in `values`, for a settings class, something is wrong, and what.
 
-    `known` are the options that exist.
+    The members of a union are told as one.
     """
     grouped: dict[Loc, list[Mapping[str, Any]]] = {}
     for entry in error.errors(include_url=False):
         grouped.setdefault(_path(entry, values), []).append(dict(entry))
-    return [(path, _problem(path, entries, known)) for path, entries in grouped.items()]
+    return [(path, _problem(path, entries, settings)) for path, entries in grouped.items()]
 
 
 def _path(entry: Mapping[str, Any], values: Any) -> Loc:
@@ -65,7 +65,8 @@ def _path(entry: Mapping[str, Any], values: Any) -> Loc:
     return tuple(path)
 
 
-def _problem(path: Loc, entries: list[Mapping[str, Any]], known: Sequence[str]) -> Problem:
+def _problem(path: Loc, entries: list[Mapping[str, Any]], settings: Any) -> Problem:
+    known = settings.__pydantic_fields__
     first = entries[0]
     kind = first["type"]
     if kind.startswith("missing"):
@@ -79,6 +80,8 @@ def _problem(path: Loc, entries: list[Mapping[str, Any]], known: Sequence[str]) 
     wanted = [text for entry in entries if not _choices(entry) for text in [_wanted(entry)]]
     if choices:
         wanted.insert(0, f"one of {', '.join(choices)}" if len(choices) > 1 else choices[0])
+    if kind == "string_pattern_mismatch" and known[path[0]].examples:
+        wanted = [f"text such as {', '.join(known[path[0]].examples)}"]
     kept = list(dict.fromkeys(wanted))
     what = f"must be {' or '.join(kept)}, got {_shown(value)}"
     fix = nearest(value, choices) if isinstance(value, str) else None
@@ -91,7 +94,7 @@ def _wanted(entry: Mapping[str, Any]) -> str:
         return _WANTED[kind]
     if kind in _BOUNDS:
         word, name = _BOUNDS[kind]
-        return f"{word} {context[name]}"
+        return f"{word} {context[name]:g}"
     if kind == "too_short":
         return f"a list of {context['min_length']} or more"
     if kind == "too_long":

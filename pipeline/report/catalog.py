@@ -7,6 +7,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import COMMAND_LINE, Problem, RecipeError
+from pipeline.recipe.defaults import REQUIRED, defaults_of
 from pipeline.recipe.find import list_recipes
 from pipeline.recipe.presets import about_preset, shipped_presets
 from pipeline.steps import Step, all_steps, nearest
@@ -53,14 +54,12 @@ def print_step(name: str) -> None:
 def _options(step: Step[Any]) -> list[tuple[str, str, str, str]]:
     from pydantic import TypeAdapter
 
-    from pipeline.recipe.source import defaults_of
-
     schema = TypeAdapter(step.settings).json_schema()
     defaults = defaults_of(step)
     rows = []
     for field in fields(step.settings):
         shape = schema["properties"][field.name]
-        default = "required" if defaults[field.name] == "???" else _shown(defaults[field.name])
+        default = "required" if defaults[field.name] == REQUIRED else _shown(defaults[field.name])
         about = " ".join(shape.get("description", "").split())
         rows.append((field.name, type_words(shape), default, about))
     return rows

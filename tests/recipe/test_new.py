@@ -1,0 +1,40 @@
+"""`mergeline new`: a recipe to start from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import RecipeError
+from pipeline.recipe import load
+from pipeline.recipe.new import write_recipe
+from pipeline.recipe.schema import schema_text
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_what_it_writes_loads_under_its_name() -> None:
+    assert write_recipe("mine") == Path("recipes/mine.yaml")
+    recipe = load("mine", ["params.base=b"])
+    assert recipe.name == "mine"
+    assert recipe.steps[0].settings.model == "b"
+    assert (Path("recipes") / "recipe.schema.json").read_text(encoding="utf-8") == schema_text()
+
+
+def test_it_never_overwrites() -> None:
+    path = write_recipe("mine")
+    path.write_text("precious\n")
+    with pytest.raises(RecipeError, match="is there already"):
+        write_recipe("mine.yaml")
+    assert path.read_text() == "precious\n"
+
+
+@pytest.mark.parametrize("name", ["../x", "a b", "", "/etc/x", ".hidden"])
+def test_a_name_is_a_plain_one(name: str) -> None:
+    with pytest.raises(RecipeError, match="not a plain name"):
+        write_recipe(name)
+    assert not Path("recipes").exists()
