@@ -27,11 +27,14 @@ def _about_model(before: State, after: State) -> list[str]:
         return [_base(new)]
     parts = []
     if new.dequantize and not old.dequantize:
-        parts.append(f"the base to {new.dequantize_dtype or 'full precision'}")
+        kind = new.base.quantization.kind if new.base.quantization else "quantized"
+        parts.append(f"{kind} layers to {new.dequantize_dtype or 'the dtype they had'}")
     added = new.all_adapters[len(old.all_adapters) :]
     parts += [_adapter(adapter, after) for adapter in added]
     for fold in new.folds[len(old.folds) :]:
-        parts.append(f"{', '.join(adapter.name for adapter in fold.adapters)} into the base")
+        parts.append(
+            f"{', '.join(adapter.path for adapter in fold.adapters)} into {new.base.model}"
+        )
     return parts
 
 

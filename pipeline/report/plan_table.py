@@ -16,6 +16,7 @@ def print_plan(plan: Plan, console: Console | None = None) -> None:
     out = console or standard_output()
     out.print(Text(f"{plan.recipe.name}", style="bold"), Text(str(plan.recipe.path), style="dim"))
     out.print(_steps(plan))
+    out.print()
     out.print(_figures(plan))
     for warning in plan.warnings:
         out.print(Text(f"warning: {warning}", style="yellow"))
@@ -38,10 +39,10 @@ def _figures(plan: Plan) -> Table:
     for source in plan.sources:
         at = f" at {source.commit[:12]}" if source.commit else ""
         figures = f"{size(sum(source.files.values()))} in {len(source.files)} files"
-        table.add_row("in", Text(f"{source.reference}{at}: {figures}"))
+        table.add_row("reads", Text(f"{source.reference}{at}: {figures}"))
     for output in plan.outputs:
         about = f"about {size(output.bytes)}" if output.bytes is not None else "size not known yet"
-        table.add_row("out", Text(f"{output.path}: {about}"))
+        table.add_row("writes", Text(f"{output.path}: {about}"))
     table.add_row("disk", f"{size(plan.free_disk_bytes)} free")
     if plan.peak_memory_bytes is not None:
         table.add_row("memory", f"about {size(plan.peak_memory_bytes)} at most")
