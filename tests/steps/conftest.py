@@ -48,12 +48,12 @@ class Session:
     def state(self) -> State:
         return self.run.state
 
-    def describe(self, name: str, **settings: Any) -> State:
+    def describe(self, name: str, /, **settings: Any) -> State:
         """What the state would be after a step; nothing is done."""
         step = all_steps()[name]
         return step.describe(step.settings(**settings), replace(self.state, step_id=name))
 
-    def do(self, name: str, **settings: Any) -> StepRecord:
+    def do(self, name: str, /, **settings: Any) -> StepRecord:
         """Describe a step and act it; returns what the manifest would say of it."""
         step = all_steps()[name]
         typed = step.settings(**settings)
