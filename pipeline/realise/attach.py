@@ -10,7 +10,6 @@ import difflib
 import re
 import warnings
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -45,7 +44,8 @@ def attach(
     for adapter in adapters:
         model = _attach_one(model, adapter, placement, trainable)
         names.append(adapter.name)
-    model.base_model.set_adapter(names, inference_mode=not trainable)
+    if hasattr(model.base_model, "merge_and_unload"):  # else it is a prompt, and active
+        model.base_model.set_adapter(names, inference_mode=not trainable)
     return model if trainable else model.eval()
 
 
@@ -64,6 +64,12 @@ def adapter_tensors(adapter: Adapter) -> dict[str, torch.Tensor]:
                 fix="the training diverged or the file is damaged: use an earlier checkpoint of it",
             )
     return tensors
+
+
+def tensor_names(adapter: Adapter) -> set[str]:
+    """The names in an adapter's file; only a pickle has to be read for them."""
+    found = inspect_adapter(adapter)
+    return set(found.tensors or found.read())
 
 
 def _attach_one(model: Any, adapter: Adapter, placement: Placement, trainable: bool) -> Any:
@@ -108,14 +114,18 @@ def _attach_one(model: Any, adapter: Adapter, placement: Placement, trainable: b
             result = set_peft_model_state_dict(model, tensors, adapter_name=adapter.name)
     except KeyError as error:
         raise _lacks(adapter, [str(error.args[0])]) from error
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:
-        raise _as_merge_error(error, adapter, folder) from error
-    except (ValueError, TypeError, IndexError, NotImplementedError) as error:
+        raise _as_merge_error(error, adapter) from error
+    except (ValueError, TypeError, IndexError) as error:
         raise MergeError(
             f"PEFT cannot attach it: {error}",
             where=adapter.path,
             fix="check that it belongs to this base",
         ) from error
+    if model.peft_config[adapter.name].is_prompt_learning:
+        return model  # its few tensors belong to no module of the base, and PEFT checks them itself
     unclaimed = [name for name in result.unexpected_keys if _plain_name(name) not in tensors]
     if unclaimed:
         raise _unclaimed(adapter, unclaimed, plain)
@@ -209,7 +219,7 @@ def _unclaimed(adapter: Adapter, names: list[str], modules: list[str]) -> MergeE
     )
 
 
-def _as_merge_error(error: RuntimeError, adapter: Adapter, folder: Path) -> MergeError:
+def _as_merge_error(error: RuntimeError, adapter: Adapter) -> MergeError:
     wrong = [
         f"{match['name']} is {match['file']} in the adapter and {match['model']} on this base"
         for match in _SIZE_MISMATCH.finditer(str(error))
@@ -223,9 +233,7 @@ def _as_merge_error(error: RuntimeError, adapter: Adapter, folder: Path) -> Merg
 
 
 def _module_of(tensor: str) -> str:
-    return re.split(
-        r"\.(?:lora|hada|lokr|ia3|oft|vera|modules_to_save)_", tensor.removeprefix(PREFIX)
-    )[0]
+    return re.split(r"\.(?:lora|hada|lokr|ia3|oft|vera)_", tensor.removeprefix(PREFIX))[0]
 
 
 def _some(names: list[str], most: int = 4) -> str:

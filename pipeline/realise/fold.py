@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from pipeline.blueprint import Fold, Placement
+from pipeline.checkpoint.adapter import inspect_adapter
 from pipeline.errors import MergeError
-from pipeline.realise.attach import PREFIX, adapter_tensors, attach
+from pipeline.realise.attach import PREFIX, attach, tensor_names
 from pipeline.realise.ties import TiedGroup, settle_ties, tied_groups, untie
 
 Digest = tuple[int, int] | None
@@ -95,7 +96,7 @@ def _claimed(peft_model: Any, plain: list[str], wanted: Fold) -> tuple[str, ...]
     whole = {
         key.removeprefix(PREFIX).rpartition(".")[0]
         for adapter in wanted.adapters
-        for key in adapter_tensors(adapter)
+        for key in tensor_names(adapter)
     }
     return tuple(name for name in plain if name in wrapped or name in whole)
 
@@ -103,7 +104,7 @@ def _claimed(peft_model: Any, plain: list[str], wanted: Fold) -> tuple[str, ...]
 def _merge(peft_model: Any, wanted: Fold) -> Any:
     if not hasattr(peft_model.base_model, "merge_and_unload"):
         raise MergeError(
-            f"adapters of kind {type(peft_model.base_model).__name__} cannot be merged",
+            f"adapters of type {inspect_adapter(wanted.adapters[0]).peft_type} cannot be merged",
             where=wanted.adapters[0].path,
             fix="serve the base with the adapter attached, by PEFT",
         )
@@ -116,11 +117,15 @@ def _merge(peft_model: Any, wanted: Fold) -> Any:
                 "ignore", message="Input and output embeddings are no longer tied"
             )
             return peft_model.merge_and_unload(safe_merge=wanted.safe, adapter_names=names)
+    except torch.OutOfMemoryError:
+        raise
     except (ValueError, RuntimeError, AttributeError) as error:
         raise MergeError(
             f"PEFT cannot merge it: {error}",
             where=_first_wrapped(peft_model),
-            fix="if the values are not finite, the adapter's training diverged: use an earlier checkpoint",
+            fix="use an earlier checkpoint of the adapter; its training diverged"
+            if "NaN" in str(error)
+            else "serve the base with the adapter attached, by PEFT",
         ) from error
 
 

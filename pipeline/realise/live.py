@@ -17,7 +17,7 @@ import torch
 
 from pipeline.blueprint import Blueprint
 from pipeline.errors import InputError
-from pipeline.realise.attach import PREFIX, adapter_tensors, attach
+from pipeline.realise.attach import PREFIX, adapter_tensors, attach, tensor_names
 from pipeline.realise.fold import Folded, fold
 from pipeline.realise.load import dequantize_model, load_base_model, torch_device
 
@@ -138,7 +138,7 @@ def _check_invented(blueprint: Blueprint, invented: frozenset[str]) -> None:
     """Refuse random parameters, such as a classification head, that no adapter replaces."""
     if not invented or not blueprint.all_adapters:
         return
-    held = {key.removeprefix(PREFIX) for a in blueprint.all_adapters for key in adapter_tensors(a)}
+    held = {key.removeprefix(PREFIX) for a in blueprint.all_adapters for key in tensor_names(a)}
     lost = sorted(invented - held)
     if lost:
         raise InputError(

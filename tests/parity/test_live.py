@@ -24,9 +24,13 @@ from peft import (
 )
 from transformers import BitsAndBytesConfig
 
-from pipeline.blueprint import Adapter, Base, Blueprint, Fold, Quantization
+from pipeline.blueprint import Adapter, Base, Blueprint, Fold, Quantization, State
 from pipeline.realise.live import realise
 from pipeline.realise.write import save_model
+from pipeline.steps.attach_adapter import attach_adapter
+from pipeline.steps.dequantize import dequantize
+from pipeline.steps.load_base import load_base
+from pipeline.steps.merge import merge
 from tests.fixtures.models import build_adapter
 from tests.parity.plain import assert_same_bits, config_of, tensors_of
 
@@ -293,6 +297,32 @@ def test_base_that_is_saved_quantized(kind: str, base_model: Any, tmp_path: Path
     # transformers cannot save such a model (its loader's steps have no inverse), so compare with memory.
     assert_same_bits(tensors_of(tmp_path / "ours"), model.state_dict())
     assert config_of(tmp_path / "ours") == config_of(original)
+
+
+# PEFT says so before it fails, in the plain calls.
+@pytest.mark.filterwarnings("ignore:Merge lora module to 4-bit linear:UserWarning")
+def test_attach_before_or_after_dequantize_is_one_model(base_model: Any, tmp_path: Path) -> None:
+    base = base_model("llama")
+    adapter = build_adapter(tmp_path / "adapter", base, lora()())
+    load = load_base.settings(model=str(base), quantization="nf4", compute_dtype="bfloat16")
+    attach = attach_adapter.settings(path=str(adapter))
+    state = load_base.describe(load, State())
+    after = attach_adapter.describe(attach, dequantize.describe(dequantize.settings(), state))
+    before = dequantize.describe(dequantize.settings(), attach_adapter.describe(attach, state))
+    assert before.blueprint == after.blueprint
+
+    # With plain calls, the first order ends in an error: dequantize() leaves PEFT's 4-bit layers behind.
+    model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype="auto", **CONFIGS[NF4])
+    model = PeftModel.from_pretrained(model, adapter)
+    model.dequantize()
+    with pytest.raises(AttributeError, match="quant_state"):
+        model.merge_and_unload()
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype="auto", **CONFIGS[NF4])
+    model = PeftModel.from_pretrained(model.dequantize(), adapter).merge_and_unload(safe_merge=True)
+    merged = merge.describe(merge.settings(), before).blueprint
+    assert merged is not None
+    assert_same_bits(realise(merged, device="cpu").model.state_dict(), model.state_dict())
 
 
 def test_two_merges_in_a_row(base_model: Any, tmp_path: Path) -> None:
