@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pipeline.blueprint import Adapter, Blueprint, Folder, State
-from pipeline.checkpoint.adapter import inspect_adapter, written_here
+from pipeline.checkpoint.adapter import inspect_adapter
 from pipeline.checkpoint.base import inspect_base
+from pipeline.checkpoint.pending import is_pending
 from pipeline.errors import InputError
 from pipeline.recipe.model import StepCall
 from pipeline.report.units import size
@@ -52,7 +53,7 @@ def _base(blueprint: Blueprint) -> str:
 
 
 def _adapter(adapter: Adapter, state: State) -> str:
-    if written_here(adapter, state):
+    if is_pending(adapter, state):
         return f"{adapter.name} attached"
     try:
         found = inspect_adapter(adapter)

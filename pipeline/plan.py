@@ -10,8 +10,9 @@ from typing import Any, Literal
 
 from pipeline import estimate, tracking
 from pipeline.blueprint import Blueprint, Dtype, Folder, State
-from pipeline.checkpoint.adapter import inspect_adapter, written_here
+from pipeline.checkpoint.adapter import inspect_adapter
 from pipeline.checkpoint.base import inspect_base
+from pipeline.checkpoint.pending import is_pending, pending_folder
 from pipeline.checkpoint.source import Source
 from pipeline.errors import InputError, MergelineError, Problem, RecipeError, Refused
 from pipeline.narrate import tell_step
@@ -161,9 +162,10 @@ def _sources(states: list[State]) -> Iterator[Source]:
         base, adapters = state.blueprint.base, state.blueprint.all_adapters
         if (base.model, base.revision) not in seen:
             seen.add((base.model, base.revision))
-            yield inspect_base(base).source
+            if pending_folder(base.model, "model", state) is None:
+                yield inspect_base(base).source
         for adapter in adapters:
-            if (adapter.path, adapter.revision) not in seen and not written_here(adapter, state):
+            if (adapter.path, adapter.revision) not in seen and not is_pending(adapter, state):
                 seen.add((adapter.path, adapter.revision))
                 yield inspect_adapter(adapter).source
 
@@ -179,8 +181,13 @@ def _outputs(recipe: Recipe, states: list[State]) -> Iterator[PlannedOutput]:
 def _bytes_of(folder: Folder, call: StepCall, state: State) -> int | None:
     if folder.kind == "model":
         dtype: Dtype | None = getattr(call.settings, "dtype", None)
-        return estimate.saved_bytes(folder.blueprint, dtype if dtype in estimate.BYTES else None)
-    known = [a for a in folder.blueprint.all_adapters if not written_here(a, state)]
+        try:
+            return estimate.saved_bytes(
+                folder.blueprint, dtype if dtype in estimate.BYTES else None
+            )
+        except InputError:
+            return None  # of a base that an earlier step writes
+    known = [a for a in folder.blueprint.all_adapters if not is_pending(a, state)]
     return inspect_adapter(known[-1]).bytes if known else None
 
 

@@ -227,6 +227,38 @@ steps:
     assert [output.bytes for output in made.outputs] == [None, 24704]
 
 
+def test_a_model_that_the_recipe_saves_can_be_loaded_again(folders: dict[str, str]) -> None:
+    again = """  - load_base: {{id: merged, model: "${{run.dir}}/merged"}}
+  - evaluate: {{data: ./data.txt}}
+"""
+    Path("data.txt").write_text("some text\n")
+
+    made = plan((MERGE + again).format(**folders))
+
+    assert [source.reference for source in made.sources] == ["./base", "./adapter"]
+    final = made.states[-1].blueprint
+    assert final is not None
+    assert final.base.quantization is None
+    assert final.base.model == str(made.recipe.run_dir / "merged")
+
+
+def test_a_model_that_the_recipe_saves_in_4_bit_is_not_quantized_again(
+    folders: dict[str, str],
+) -> None:
+    text = """
+steps:
+  - load_base: {quantization: nf4, model: ./base}
+  - save: {path: "${run.dir}/nf4"}
+  - load_base: {id: again, quantization: nf4, model: "${run.dir}/nf4"}
+"""
+    (problem,) = problems(text)
+    assert problem.key == "again.quantization"
+
+    final = plan(text.replace("again, quantization: nf4", "again")).states[-1].blueprint
+    assert final is not None
+    assert final.base.quantization == Quantization("nf4", double_quant=True, saved=True)
+
+
 def test_a_tracker_that_is_not_installed_is_told(
     folders: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

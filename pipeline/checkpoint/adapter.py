@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.blueprint import Adapter, State
+from pipeline.blueprint import Adapter
 from pipeline.checkpoint import peft_types
 from pipeline.checkpoint.adapter_config import check_adapter_config
-from pipeline.checkpoint.filenames import TOKENIZER, matching
+from pipeline.checkpoint.filenames import CARD, TOKENIZER, matching
 from pipeline.checkpoint.headers import TensorInfo
 from pipeline.checkpoint.source import Source, locate
 from pipeline.errors import InputError
@@ -138,12 +137,6 @@ class AdapterCheckpoint:
         return _read_pickle(str(file))
 
 
-def written_here(adapter: Adapter, state: State) -> bool:
-    """Whether an earlier step of the same recipe writes this adapter, so that it is not there yet."""
-    folders = [folder.path.absolute() for folder in state.folders if folder.kind == "adapter"]
-    return Path(adapter.path).expanduser().absolute() in folders
-
-
 def check_finite(name: str, tensor: Tensor) -> str | None:
     """What is wrong with the numbers of a tensor, or None: `has 3 NaN and 0 infinite values`."""
     import torch
@@ -166,7 +159,7 @@ def inspect_adapter(adapter: Adapter) -> AdapterCheckpoint:
         raise InputError(
             f"has no {_SAFE} or {_PICKLED}", where=adapter.path, fix=_missing_weights(source)
         )
-    used = [CONFIG, weights, *matching(source.files, TOKENIZER)]
+    used = [CONFIG, weights, *matching(source.files, (*TOKENIZER, *CARD))]
     return AdapterCheckpoint(
         source.only(used), config.options, config.peft_type, weights, config.warnings
     )

@@ -8,9 +8,10 @@ from typing import Annotated
 from pydantic import Field
 
 from pipeline.blueprint import Adapter, Blueprint, State
-from pipeline.checkpoint.adapter import AdapterCheckpoint, inspect_adapter, written_here
+from pipeline.checkpoint.adapter import AdapterCheckpoint, inspect_adapter
 from pipeline.checkpoint.base import inspect_base
 from pipeline.checkpoint.fit import check_shapes, doubts_about_base
+from pipeline.checkpoint.pending import is_pending
 from pipeline.errors import InputError, Refused
 from pipeline.steps import step, step_settings
 
@@ -43,13 +44,13 @@ def attach_adapter(settings: AttachAdapterSettings, state: State) -> State:
             key="name",
             otherwise=planned,
         )
-    if written_here(adapter, state):
+    if is_pending(adapter, state):
         return planned
     try:
         found = inspect_adapter(adapter)
         found.check_weight(settings.weight)
         found.check_beside(
-            [inspect_adapter(a) for a in blueprint.adapters if not written_here(a, state)]
+            [inspect_adapter(a) for a in blueprint.adapters if not is_pending(a, state)]
         )
         warnings = [*found.warnings, *_check_against_base(found, blueprint)]
     except InputError as error:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import field, replace
 from typing import Literal
 
-from pipeline.blueprint import Base, Blueprint, Dtype, Placement, Quantization, State, Task
+from pipeline.blueprint import Base, Blueprint, Dtype, Folder, Placement, Quantization, State, Task
 from pipeline.checkpoint.base import inspect_base
+from pipeline.checkpoint.pending import pending_folder
 from pipeline.errors import InputError, Refused
 from pipeline.steps import step, step_settings
 
@@ -68,28 +69,44 @@ def load_base(settings: LoadBaseSettings, state: State) -> State:
         ),
     )
     planned = replace(state, blueprint=Blueprint(base))
+    pending = pending_folder(settings.model, "model", state)
+    if pending is not None:
+        return _after_save(base, pending, planned)
     try:
         found = inspect_base(base)
     except InputError as error:
         raise Refused(
             f"{error.where}: {error.what}", fix=error.fix, key="model", otherwise=planned
         ) from error
-    saved = found.quantization
-    if saved is not None:
-        if base.quantization is not None:
-            raise Refused(
-                f"{settings.model} is already saved in {saved.kind}, so it cannot be quantized again",
-                fix="remove `quantization` (or the preset); the base loads as it was saved",
-                key="quantization",
-                otherwise=planned,
-            )
-        base = replace(base, quantization=saved)
+    base = _as_saved(base, found.quantization, planned)
     after = state.with_blueprint(
         Blueprint(replace(base, revision=found.source.commit or base.revision))
     )
     for warning in found.warnings:
         after = after.with_warning(warning)
     return after
+
+
+def _after_save(base: Base, folder: Folder, planned: State) -> State:
+    """The base is a model that an earlier step of this recipe saves."""
+    saved = folder.blueprint.base.quantization if folder.blueprint.quantized else None
+    if saved is not None:
+        saved = replace(saved, saved=True)
+    return planned.with_blueprint(Blueprint(_as_saved(base, saved, planned)))
+
+
+def _as_saved(base: Base, saved: Quantization | None, planned: State) -> Base:
+    """The base with the quantization of its checkpoint, if it has one."""
+    if saved is None:
+        return base
+    if base.quantization is not None:
+        raise Refused(
+            f"{base.model} is already saved in {saved.kind}, so it cannot be quantized again",
+            fix="remove `quantization` (or the preset); the base loads as it was saved",
+            key="quantization",
+            otherwise=planned,
+        )
+    return replace(base, quantization=saved)
 
 
 def _quantization(settings: LoadBaseSettings) -> Quantization | None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pipeline.blueprint import Adapter, Blueprint, Fold, State
-from pipeline.checkpoint.adapter import inspect_adapter, written_here
+from pipeline.checkpoint.adapter import inspect_adapter
+from pipeline.checkpoint.pending import is_pending
 from pipeline.errors import InputError, Refused
 from pipeline.steps import step, step_settings
 
@@ -43,7 +44,7 @@ def merge(settings: MergeSettings, state: State) -> State:
 
 
 def _check_mergeable(adapter: Adapter, state: State, folded: Blueprint) -> None:
-    if written_here(adapter, state):
+    if is_pending(adapter, state):
         return
     try:
         found = inspect_adapter(adapter)

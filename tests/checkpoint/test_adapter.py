@@ -39,14 +39,14 @@ def test_checkpoints_of_the_training_are_no_part_of_it(tmp_path: Path) -> None:
         "optimizer.pt": "",
         "training_args.bin": "",
         "runs/e": "",
-        "README.md": "",
     }
 
-    found = inspect(make_adapter(tmp_path, files={**TOKENIZER, **trash}))
+    found = inspect(make_adapter(tmp_path, files={**TOKENIZER, "README.md": "card", **trash}))
 
     assert set(found.source.files) == {
         "adapter_config.json",
         "adapter_model.safetensors",
+        "README.md",
         *TOKENIZER,
     }
 
