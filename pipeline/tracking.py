@@ -69,8 +69,10 @@ def figures(record: Manifest) -> dict[str, float]:
 
 def _tracker(name: Tracker, run_dir: Path, tags: tuple[str, ...]) -> Any:
     """An accelerate tracker that has not been started."""
+    from accelerate.state import PartialState
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
+    PartialState()  # some of the trackers log through accelerate, which refuses without it
     kind = LOGGER_TYPE_TO_CLASS[name]
     title = f"{run_dir.parent.name}/{run_dir.name}"
     if name == "tensorboard":
