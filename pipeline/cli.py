@@ -125,9 +125,15 @@ def _parser(verb: str, about: str, **more: str) -> argparse.ArgumentParser:
 
 def _recipe_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", metavar="RECIPE", help="path or name of a recipe")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="what to change in it")
     parser.add_argument(
-        "--config-dir", "-cd", type=Path, metavar="DIR", help="a folder with presets of your own, as step/STEP/NAME.yaml"
+        "overrides", nargs="*", default=[], metavar="key=value", help="what to change in it"
+    )
+    parser.add_argument(
+        "--config-dir",
+        "-cd",
+        type=Path,
+        metavar="DIR",
+        help="a folder with presets of your own, as step/STEP/NAME.yaml",
     )
 
 
@@ -135,7 +141,12 @@ def _request(args: argparse.Namespace) -> Request:
     from pipeline.recipe.find import find_recipe
     from pipeline.recipe.hydra_app import Request
 
-    return Request(find_recipe(args.recipe), tuple(args.overrides), args.config_dir)
+    words = [args.recipe, *args.overrides]
+    recipe = next(
+        (word for word in words if "=" not in word and not word.startswith("~")), words[0]
+    )
+    words.remove(recipe)
+    return Request(find_recipe(recipe), tuple(words), args.config_dir)
 
 
 def _run(words: list[str], quiet: bool, debug: bool) -> int:
@@ -143,10 +154,18 @@ def _run(words: list[str], quiet: bool, debug: bool) -> int:
         return _completion_of_hydra(words)
     parser = _parser("run", "Run a recipe.", epilog=RUN_ABOUT)
     _recipe_arguments(parser)
-    parser.add_argument("--multirun", "-m", action="store_true", help="run once for each value: save.dtype=a,b")
-    parser.add_argument("--cfg", "-c", choices=["job", "hydra", "all"], help="print the composed recipe instead")
-    parser.add_argument("--resolve", action="store_true", help="with --cfg: interpolations resolved")
-    parser.add_argument("--package", "-p", help="with --cfg: only this part, for example steps.save")
+    parser.add_argument(
+        "--multirun", "-m", action="store_true", help="run once for each value: save.dtype=a,b"
+    )
+    parser.add_argument(
+        "--cfg", "-c", choices=["job", "hydra", "all"], help="print the composed recipe instead"
+    )
+    parser.add_argument(
+        "--resolve", action="store_true", help="with --cfg: interpolations resolved"
+    )
+    parser.add_argument(
+        "--package", "-p", help="with --cfg: only this part, for example steps.save"
+    )
     parser.add_argument(
         "--info",
         "-i",
@@ -187,7 +206,9 @@ def _run(words: list[str], quiet: bool, debug: bool) -> int:
 
 
 def _plan(words: list[str], quiet: bool, debug: bool) -> int:
-    parser = _parser("plan", "Check a recipe and say what it would do. Reads no weights.", epilog=RUN_ABOUT)
+    parser = _parser(
+        "plan", "Check a recipe and say what it would do. Reads no weights.", epilog=RUN_ABOUT
+    )
     _recipe_arguments(parser)
     parser.add_argument("--json", action="store_true", help="as JSON")
     args = parser.parse_intermixed_args(words)
@@ -216,7 +237,9 @@ def _show(words: list[str], quiet: bool, debug: bool) -> int:
 
 
 def _recipes(words: list[str], quiet: bool, debug: bool) -> int:
-    _parser("recipes", "The recipes that have a name: those in ./recipes, and the shipped ones.").parse_args(words)
+    _parser(
+        "recipes", "The recipes that have a name: those in ./recipes, and the shipped ones."
+    ).parse_args(words)
     from pipeline.report.catalog import print_recipes
 
     print_recipes()
@@ -260,8 +283,12 @@ def _new(words: list[str], quiet: bool, debug: bool) -> int:
 
 
 def _demo(words: list[str], quiet: bool, debug: bool) -> int:
-    parser = _parser("demo", "Train a small model and an adapter for it, then merge, verify and compare them.")
-    parser.add_argument("--dir", type=Path, default=Path("outputs/demo"), help="where to put it (outputs/demo)")
+    parser = _parser(
+        "demo", "Train a small model and an adapter for it, then merge, verify and compare them."
+    )
+    parser.add_argument(
+        "--dir", type=Path, default=Path("outputs/demo"), help="where to put it (outputs/demo)"
+    )
     args = parser.parse_args(words)
     from pipeline.demo import main as demo
 
@@ -269,7 +296,9 @@ def _demo(words: list[str], quiet: bool, debug: bool) -> int:
 
 
 def _completion(words: list[str], quiet: bool, debug: bool) -> int:
-    parser = _parser("completion", 'Tab completion for a shell: eval "$(mergeline completion bash)"')
+    parser = _parser(
+        "completion", 'Tab completion for a shell: eval "$(mergeline completion bash)"'
+    )
     parser.add_argument("shell", choices=["bash", "zsh", "fish"])
     args = parser.parse_args(words)
     from pipeline.recipe.completion import script

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import traceback
-
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pipeline.errors import MergelineError, Problem, RecipeError
+from pipeline.errors import COMMAND_LINE, MergelineError, Problem, RecipeError
 from pipeline.recipe import load
 from pipeline.recipe.model import Recipe
 
@@ -36,7 +36,10 @@ def run_one(request: Request, *, quiet: bool = False) -> Manifest:
     from pipeline.recipe import hydra_app
 
     recipe, plan = _planned(request)
-    if not _says(request, "hydra.run.dir"):
+    if _says(request, "hydra.run.dir"):
+        with _writing(recipe.run_dir):
+            recipe.run_dir.mkdir(parents=True, exist_ok=True)
+    else:
         # Claimed by making it, so that two runs that start in one second never share a folder.
         folder = claim(recipe.run_dir)
         if folder != recipe.run_dir:
@@ -94,7 +97,11 @@ class Job:
             overrides = recipe.overrides
             record = run(recipe, make_plan(recipe), make_console(self.quiet))
         except Exception as error:
-            why = str(error) if isinstance(error, MergelineError) else f"{type(error).__name__}: {error}"
+            why = (
+                str(error)
+                if isinstance(error, MergelineError)
+                else f"{type(error).__name__}: {error}"
+            )
             if self.debug:
                 traceback.print_exc()
             return Outcome(overrides, "failed", run_dir, why)
@@ -106,15 +113,26 @@ class Job:
 
 def claim(folder: Path) -> Path:
     """Make a new folder of this name, or of the next one that is free: `<name>-2`, `<name>-3`, ..."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    free, count = folder, 1
-    while True:
-        try:
-            os.mkdir(free)
-            return free
-        except FileExistsError:
-            count += 1
-            free = folder.with_name(f"{folder.name}-{count}")
+    with _writing(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        free, count = folder, 1
+        while True:
+            try:
+                free.mkdir()
+                return free
+            except FileExistsError:
+                count += 1
+                free = folder.with_name(f"{folder.name}-{count}")
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        what = f"the run's folder {folder} cannot be made: {error.strerror}"
+        fix = "choose another with hydra.run.dir=DIR"
+        raise RecipeError([Problem(what, fix, "hydra.run.dir", COMMAND_LINE)]) from error
 
 
 def _planned(request: Request) -> tuple[Recipe, Plan]:
@@ -133,13 +151,15 @@ def _check_grid(request: Request) -> None:
     from pipeline.recipe import hydra_app
 
     jobs = hydra_app.grid(request)
+    common: set[str] = set.intersection(*map(set, jobs)) if jobs else set()
     found: dict[Problem, list[str]] = {}
     for job in jobs:
         try:
             _planned(replace(request, overrides=tuple(job)))
         except RecipeError as error:
             for problem in error.problems:
-                found.setdefault(problem, []).append(" ".join(job[:-1]))
+                own = [hydra_app.as_typed(text) for text in job[:-1] if text not in common]
+                found.setdefault(problem, []).append(" ".join(own))
     if found:
         raise RecipeError([_in_jobs(problem, names, len(jobs)) for problem, names in found.items()])
 
@@ -153,5 +173,3 @@ def _in_jobs(problem: Problem, names: list[str], of: int) -> Problem:
 
 def _says(request: Request, key: str) -> bool:
     return any(text.startswith(f"{key}=") for text in request.overrides)
-
-

@@ -74,7 +74,9 @@ def check(
         if typed is not None:
             preset = presets.get(line.id, line.preset)
             calls.append(
-                StepCall(line.id, line.step, None if preset == NO_PRESET else preset, typed, line.place)
+                StepCall(
+                    line.id, line.step, None if preset == NO_PRESET else preset, typed, line.place
+                )
             )
     problems += _order(compiled, lines)
     return data, calls, problems
@@ -98,7 +100,11 @@ def _typed(
     if not isinstance(data, Mapping):
         return None, [(key, Problem(f"must be a mapping of options, got {data!r}"))]
     values = {name: value for name, value in data.items() if value is not MISSING}
-    lost = {name for name in values if any(f == above + name or f.startswith(f"{above}{name}.") for f in failed)}
+    lost = {
+        name
+        for name in values
+        if any(f == above + name or f.startswith(f"{above}{name}.") for f in failed)
+    }
     try:
         return settings(**values), []
     except ValidationError as error:
@@ -119,10 +125,14 @@ def _wrong_value(
     if source != key:
         problem = Problem(f"{problem.what} (as {_as_typed(key)})", problem.fix)
     elif problem.what.startswith("there is no option") and line is not None:
-        problem = Problem(f"`{line.step.name}` has no option {key.rpartition('.')[2]!r}", problem.fix)
+        problem = Problem(
+            f"`{line.step.name}` has no option {key.rpartition('.')[2]!r}", problem.fix
+        )
     elif problem.what.startswith("is required") and line is not None:
         name = _as_typed(key)
-        fix = f"add `{name.partition('.')[2]}` to the step, or give {name}=VALUE on the command line"
+        fix = (
+            f"add `{name.partition('.')[2]}` to the step, or give {name}=VALUE on the command line"
+        )
         return Problem(problem.what, fix, name, where.of(key))
     return _placed(problem, source, where)
 
@@ -182,8 +192,6 @@ def _words(things: Sequence[str]) -> str:
 
 
 _EVERYTHING = ("base", "adapter", "model folder", "adapter folder")
-
-
 
 
 def make_recipe(

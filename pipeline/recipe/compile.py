@@ -102,7 +102,12 @@ def _lines(
     place = document.place(("steps",))
     if isinstance(listed, Mapping):
         problems.append(
-            Problem("must be a list: the steps run in order", "write `- ` before each step", "steps", place)
+            Problem(
+                "must be a list: the steps run in order",
+                "write `- ` before each step",
+                "steps",
+                place,
+            )
         )
         return (), {0: None}
     if listed is not None and not isinstance(listed, list):
@@ -146,7 +151,9 @@ def _item(raw: Any, path: Path_, document: Document, problems: list[Problem]) ->
     elif isinstance(raw, Mapping) and raw:
         first, *others = raw
         fix = f"indent {_words(others)} further than `{first}`, or write `- ` before each step"
-        problems.append(Problem(f"one item of the list has several keys: {_words(raw)}", fix, None, place))
+        problems.append(
+            Problem(f"one item of the list has several keys: {_words(raw)}", fix, None, place)
+        )
         return first if first in known else None
     else:
         what = "an empty item" if raw in (None, {}, []) else f"{raw!r} is not the name of a step"
@@ -170,7 +177,11 @@ def _item(raw: Any, path: Path_, document: Document, problems: list[Problem]) ->
 
 
 def _with_options(
-    step: Step[Any], options: dict[str, Any], path: Path_, document: Document, problems: list[Problem]
+    step: Step[Any],
+    options: dict[str, Any],
+    path: Path_,
+    document: Document,
+    problems: list[Problem],
 ) -> _Item:
     preset, id = options.pop("preset", None), options.pop("id", None)
     if id is not None:
@@ -180,7 +191,9 @@ def _with_options(
         elif id in RESERVED:
             what = f"{id!r} cannot be the id of a step: on the command line it means something else"
         if what:
-            problems.append(Problem(what, "choose another", f"{step.name}.id", document.place((*path, "id"))))
+            problems.append(
+                Problem(what, "choose another", f"{step.name}.id", document.place((*path, "id")))
+            )
             id = None
     chosen = NO_PRESET
     if preset is not None:
@@ -192,7 +205,9 @@ def _preset(value: Any, step: str, place: Place, problems: list[Problem]) -> str
     if isinstance(value, str) and re.fullmatch(r"[\w.-]+", value):
         return value
     what = f"a preset is a plain name, got {value!r}"
-    problems.append(Problem(what, f"`mergeline steps {step}` lists its presets", f"{step}.preset", place))
+    problems.append(
+        Problem(what, f"`mergeline steps {step}` lists its presets", f"{step}.preset", place)
+    )
     return NO_PRESET
 
 
@@ -202,7 +217,9 @@ def _named(items: list[_Item], problems: list[Problem]) -> Iterator[Line]:
     for item in items:
         if item.id is not None and item.id in taken:
             what = f"two steps have the id {item.id!r}; the first is in line {taken[item.id].line}"
-            problems.append(Problem(what, "give one of them another `id`", f"{item.id}.id", item.place))
+            problems.append(
+                Problem(what, "give one of them another `id`", f"{item.id}.id", item.place)
+            )
         elif item.id is not None:
             taken[item.id] = item.place
     given: set[str] = set()
@@ -266,7 +283,9 @@ def _unknown_key(key: str, place: Place) -> Problem:
         "run": "give the run's folder on the command line: hydra.run.dir=DIR",
         "defaults": "pick presets in the steps: `- load_base: nf4`",
     }
-    what = f"a recipe cannot set {key!r}" if key in fixes else f"there is no key {key!r} in a recipe"
+    what = (
+        f"a recipe cannot set {key!r}" if key in fixes else f"there is no key {key!r} in a recipe"
+    )
     if key in all_steps():
         fix: str | None = "write it in the list `steps`, with `- ` before it"
     else:

@@ -40,7 +40,9 @@ def script(shell: str) -> str:
     """What a shell has to evaluate, once."""
     if shell not in _SCRIPTS:
         fix = f"there is one for {', '.join(_SCRIPTS)}"
-        raise RecipeError([Problem(f"there is no completion for {shell!r}", fix, place=COMMAND_LINE)])
+        raise RecipeError(
+            [Problem(f"there is no completion for {shell!r}", fix, place=COMMAND_LINE)]
+        )
     return _SCRIPTS[shell]
 
 
@@ -87,10 +89,15 @@ def _of_recipe(reference: str, overrides: list[str], word: str) -> list[str]:
     head, dot, _ = word.partition(".")
     line = asked.compiled.line(word.partition("=")[0])
     if line is not None and "=" in word:
-        return [f"{line.id}={preset}" for preset in asked.loader.get_group_options(f"step/{line.step.name}")]
+        return [
+            f"{line.id}={preset}"
+            for preset in asked.loader.get_group_options(f"step/{line.step.name}")
+        ]
     if dot and asked.compiled.line(head) is not None:
         found = hydra._query(config_name=PRIMARY, line=f"{before} steps.{word}".lstrip())
         return [candidate.removeprefix("steps.") for candidate in found]
-    found = hydra._query(config_name=PRIMARY, line=f"{before} {word}".lstrip() if word else f"{before} ")
+    found = hydra._query(
+        config_name=PRIMARY, line=f"{before} {word}".lstrip() if word else f"{before} "
+    )
     ids = [f"{line.id}{end}" for line in asked.compiled.lines for end in (".", "=")]
     return [*found, *ids]

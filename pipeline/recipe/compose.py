@@ -57,7 +57,7 @@ def composed(loader: ConfigLoaderImpl, overrides: Sequence[str]) -> Iterator[Dic
 
 def fingerprint(config: DictConfig) -> str:
     """SHA-256 (hex) over a composed recipe, wherever its run's folder lies."""
-    clean = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+    clean = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     with flag_override(clean, ["readonly", "struct"], False):
         clean.run = {"dir": "RUN"}
     try:

@@ -24,7 +24,8 @@ class Head:
     device: Annotated[
         str,
         Field(
-            pattern=r"^(auto|cpu|mps|(cuda|xpu|npu)(:\d+)?)$", examples=["auto", "cpu", "cuda", "cuda:1", "mps"]
+            pattern=r"^(auto|cpu|mps|(cuda|xpu|npu)(:\d+)?)$",
+            examples=["auto", "cpu", "cuda", "cuda:1", "mps"],
         ),
     ]
     """Where models in memory go."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,9 +46,20 @@ class Request:
 
 def run(request: Request, task: Task) -> Any:
     """Run one job, and return what `task` returned."""
+    overrides = request.read().overrides
+    errors: list[Exception] = []
+
+    def caught(config: DictConfig) -> Any:
+        try:
+            return task(config)
+        except Exception as error:  # Hydra would print it in its own way before it raises it again
+            errors.append(error)
+
     with _hydra(request) as hydra:
-        done: JobReturn = hydra.run(PRIMARY, task, request.read().overrides)
-        return done.return_value
+        done: JobReturn = hydra.run(PRIMARY, caught, overrides)
+    if errors:
+        raise errors[0]
+    return done.return_value
 
 
 def multirun(request: Request, task: Task) -> list[Any]:
@@ -73,7 +84,9 @@ def grid(request: Request) -> list[list[str]]:
         if not config.hydra.sweeper._target_.endswith(".BasicSweeper"):
             return []
     with _as_problems():
-        jobs = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(tasks), None)[0]
+        jobs = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(tasks), None)[
+            0
+        ]
     kept = [text for text in hydras if not text.startswith(("hydra.run.dir=", "hydra.mode="))]
     folder = folder.replace("'", "\\'")
     return [[*job, *kept, f"hydra.run.dir='{folder}/{number}'"] for number, job in enumerate(jobs)]
@@ -100,7 +113,11 @@ def recipe_of(config: DictConfig, request: Request) -> Recipe:
 def show_config(request: Request, kind: str, package: str | None, *, resolve: bool) -> None:
     """Print the composed config: `job`, `hydra` or `all` of it."""
     asked = request.read()
-    with _hydra(request) as hydra, _as_problems(), composed(asked.loader, asked.overrides) as config:
+    with (
+        _hydra(request) as hydra,
+        _as_problems(),
+        composed(asked.loader, asked.overrides) as config,
+    ):
         # On a copy: resolving in place would change what the run's fingerprint is taken from.
         shown: Any = hydra.get_sanitized_cfg(copy.deepcopy(config), kind)
         OmegaConf.set_readonly(shown, False)
@@ -109,7 +126,9 @@ def show_config(request: Request, kind: str, package: str | None, *, resolve: bo
         if package and package != "_global_":
             shown = OmegaConf.select(shown, package)
             if shown is None:
-                raise RecipeError([Problem(f"there is no {package!r}", None, "--package", COMMAND_LINE)])
+                raise RecipeError(
+                    [Problem(f"there is no {package!r}", None, "--package", COMMAND_LINE)]
+                )
             print(f"# @package {package}")
     text = OmegaConf.to_yaml(shown) if OmegaConf.is_config(shown) else f"{shown}\n"
     print(redact_text(text), end="")

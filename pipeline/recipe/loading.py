@@ -18,7 +18,7 @@ from pipeline.recipe.compile import NO_PRESET, Compiled
 from pipeline.recipe.compose import composed, config_loader, fingerprint
 from pipeline.recipe.find import find_recipe
 from pipeline.recipe.model import Recipe
-from pipeline.recipe.overrides import Presets, Said, preset_problem, read_overrides
+from pipeline.recipe.overrides import Said, preset_problem, read_overrides
 from pipeline.recipe.source import read_recipe
 from pipeline.recipe.yaml_file import read_yaml
 
@@ -46,7 +46,9 @@ class Asked:
         return self
 
 
-def load(reference: str, overrides: Sequence[str] = (), *, config_dir: Path | None = None) -> Recipe:
+def load(
+    reference: str, overrides: Sequence[str] = (), *, config_dir: Path | None = None
+) -> Recipe:
     """A recipe with the overrides of one run, composed, typed and free of mistakes of form.
 
     Raises RecipeError with every mistake of the file, its presets and the command line.
@@ -141,7 +143,9 @@ def _preset_files(loader: ConfigLoaderImpl, step: str, preset: str) -> list[Path
                 files.insert(0, file)
                 defaults = read_yaml(file).data.get("defaults")
                 if isinstance(defaults, list):
-                    pending += [other for other in defaults if isinstance(other, str) and other != "_self_"]
+                    pending += [
+                        other for other in defaults if isinstance(other, str) and other != "_self_"
+                    ]
                 break
     return files
 
@@ -170,7 +174,16 @@ def from_hydra(error: Exception, place: Place) -> Problem:
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
     text = str(cause or error).partition("Config search path:")[0]
     lines = [line.strip() for line in text.splitlines()]
-    advice = ("To append", "Either remove", "Or add", "See https", "Set the environment", "full_key", "object_type", "reference_type")
+    advice = (
+        "To append",
+        "Either remove",
+        "Or add",
+        "See https",
+        "Set the environment",
+        "full_key",
+        "object_type",
+        "reference_type",
+    )
     said = [line for line in lines if line and not line.startswith(advice)]
     return Problem(" ".join(said) or type(error).__name__, place=place)
 

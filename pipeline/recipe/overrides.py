@@ -92,13 +92,11 @@ def _parse_quoted(parser: OverridesParser, key: str, value: str) -> Override:
 
 def _several(parsed: Override) -> _Wrong:
     head, _, value = (parsed.input_line or "").partition("=")
-    fix = f"""add -m to run once for each; for one text write '{head}="{value}"', for a list {head}=[{value}]"""
+    fix = f"add -m to run once for each; for one text write '{head}=\"{value}\"', for a list {head}=[{value}]"
     return _Wrong("has several values", fix, head)
 
 
-def _understand(
-    parsed: Override, typed: str, compiled: Compiled, presets: Presets
-) -> Said | None:
+def _understand(parsed: Override, typed: str, compiled: Compiled, presets: Presets) -> Said | None:
     """None when the override is about a step whose own line in the recipe is wrong."""
     key: str = parsed.key_or_group
     head, equals, value = (parsed.input_line or typed).partition("=")
@@ -116,7 +114,9 @@ def _understand(
         _check_head(parts, parsed, compiled)
         return Said(typed, f"{head}{equals}{value}", key, content, sweep=sweep)
     if key == "steps":
-        raise _Wrong("the list of steps can only be changed in the recipe", "~ID leaves a step out", key)
+        raise _Wrong(
+            "the list of steps can only be changed in the recipe", "~ID leaves a step out", key
+        )
     if parts[0] == "steps":
         parts = parts[1:]
     line = compiled.line(parts[0]) if parts else None
@@ -140,7 +140,9 @@ def _understand(
     if len(parts) > 1:
         _check_option(line, parts[1])
     # `++` where Hydra would refuse what is right: a new key inside an option that is a mapping.
-    added = len(parts) > 2 or isinstance(content, Mapping) or parsed.is_add() or parsed.is_force_add()
+    added = (
+        len(parts) > 2 or isinstance(content, Mapping) or parsed.is_add() or parsed.is_force_add()
+    )
     prefix = "~" if parsed.is_delete() else "++" if added else ""
     return Said(typed, f"{prefix}steps.{plain}{equals}{value}", plain, content, sweep=sweep)
 
@@ -166,9 +168,13 @@ def _group(
         if compiled.unknown:
             return None
         ids = ", ".join(line.id for line in compiled.lines)
-        raise _Wrong("means no one step of the recipe", f"write ID={value}; the ids are {ids}", typed)
+        raise _Wrong(
+            "means no one step of the recipe", f"write ID={value}; the ids are {ids}", typed
+        )
     if parsed.type is OverrideType.DEL:
-        raise _Wrong("a step's presets cannot be removed", f"~{lines[0].id} leaves the step out", key)
+        raise _Wrong(
+            "a step's presets cannot be removed", f"~{lines[0].id} leaves the step out", key
+        )
     _check_preset(lines[0], content, presets)
     text = f"{key}@steps.{lines[0].id}{equals}{value}"
     sweep = parsed.is_sweep_override()
@@ -191,7 +197,9 @@ def _check_head(parts: list[str], parsed: Override, compiled: Compiled) -> None:
             above = ".".join(parts[:depth])
             names = [f"{above}.{name}" for name in known] if isinstance(known, Mapping) else []
             what = f"the recipe has no {key!r}"
-            fix = nearest(key, names) or (f"it has {', '.join(names)}" if names else f"`{above}` has none")
+            fix = nearest(key, names) or (
+                f"it has {', '.join(names)}" if names else f"`{above}` has none"
+            )
             raise _Wrong(what, fix, key)
         known = known[part]
 

@@ -49,8 +49,10 @@ def resolve(config: DictConfig, key: str) -> tuple[Any, list[Failure]]:
     return value, failures
 
 
-def _value(root: DictConfig, parent: Container, name: Any, key: str, failures: list[Failure]) -> Any:
-    node = parent._get_node(name)
+def _value(
+    root: DictConfig, parent: Container, name: Any, key: str, failures: list[Failure]
+) -> Any:
+    node: Any = parent._get_node(name)
     if isinstance(node, DictConfig | ListConfig) and not (
         node._is_none() or node._is_missing() or node._is_interpolation()
     ):
@@ -72,7 +74,8 @@ def _failure(root: DictConfig, key: str, raw: str, error: Exception) -> Failure:
     if isinstance(error, InterpolationToMissingValueError):
         target = said.rpartition("Missing mandatory value: ")[2].strip()
         problem = Problem(
-            f"{raw} has no value yet: `{target}` must be given", f"on the command line: {target}=VALUE"
+            f"{raw} has no value yet: `{target}` must be given",
+            f"on the command line: {target}=VALUE",
         )
     elif isinstance(error, InterpolationKeyError):
         match = re.search(r"Interpolation key '(.*?)' not found", said)
@@ -89,7 +92,9 @@ def _failure(root: DictConfig, key: str, raw: str, error: Exception) -> Failure:
         problem = Problem(f"the environment variable {target} is not set", fix)
     elif isinstance(error, RecursionError) or "ecursive" in said:
         target = raw
-        problem = Problem(f"{raw} refers to itself, directly or through others", "give one of them a value")
+        problem = Problem(
+            f"{raw} refers to itself, directly or through others", "give one of them a value"
+        )
     else:
         target = raw
         problem = Problem(f"{raw} cannot be resolved: {said.rpartition('interpolation: ')[2]}")
@@ -130,7 +135,7 @@ def _keys(node: DictConfig, above: str) -> Iterator[str]:
     for name in node:
         if not above and name == "hydra":
             continue
-        key = f"{above}{name}"
+        key = f"{above}{name!s}"
         yield key
         child = node._get_node(name)
         if isinstance(child, DictConfig) and not (
@@ -145,7 +150,7 @@ def source_of(config: DictConfig, key: str) -> str:
         parent_key, _, last = key.rpartition(".")
         try:
             parent = OmegaConf.select(config, parent_key) if parent_key else config
-            node = parent._get_node(int(last) if isinstance(parent, ListConfig) else last)
+            node: Any = parent._get_node(int(last) if isinstance(parent, ListConfig) else last)
             raw = node._value()
         except (OmegaConfBaseException, AttributeError, ValueError, IndexError):
             return key

@@ -69,7 +69,9 @@ def _step(step: Step[Any]) -> dict[str, Any]:
         "pattern": "^[A-Za-z_][A-Za-z0-9_]*$",
         "description": "What to call this step in overrides and results; by default its name.",
     }
-    options = {name: _or_interpolation(schema) for name, schema in _properties(step.settings).items()}
+    options = {
+        name: _or_interpolation(schema) for name, schema in _properties(step.settings).items()
+    }
     mapping = {
         "type": "object",
         "properties": {"preset": preset, "id": id, **options},
@@ -83,14 +85,18 @@ def _properties(settings: Any) -> dict[str, Any]:
     """The schema of each option, with nothing left to look up elsewhere."""
     whole = TypeAdapter(settings).json_schema()
     shared = whole.get("$defs", {})
-    return {field.name: _inlined(whole["properties"][field.name], shared) for field in fields(settings)}
+    return {
+        field.name: _inlined(whole["properties"][field.name], shared) for field in fields(settings)
+    }
 
 
 def _inlined(schema: Any, shared: dict[str, Any]) -> Any:
     if isinstance(schema, dict):
         if "$ref" in schema:
             name = schema["$ref"].rpartition("/")[2]
-            return _inlined({**shared[name], **{k: v for k, v in schema.items() if k != "$ref"}}, shared)
+            return _inlined(
+                {**shared[name], **{k: v for k, v in schema.items() if k != "$ref"}}, shared
+            )
         return {key: _inlined(value, shared) for key, value in schema.items() if key != "title"}
     if isinstance(schema, list):
         return [_inlined(item, shared) for item in schema]
@@ -98,7 +104,9 @@ def _inlined(schema: Any, shared: dict[str, Any]) -> Any:
 
 
 def _or_interpolation(schema: dict[str, Any]) -> dict[str, Any]:
-    about = {key: schema[key] for key in ("description", "default", "examples") if key in schema}
+    about: dict[str, Any] = {
+        key: schema[key] for key in ("description", "default", "examples") if key in schema
+    }
     kind = {key: value for key, value in schema.items() if key not in about}
     if isinstance(kind.get("items"), dict):
         kind["items"] = _or_interpolation(kind["items"])

@@ -59,7 +59,9 @@ class RecipeSource(ConfigSource):
     def is_config(self, config_path: str) -> bool:
         name = config_path.removesuffix(".yaml")
         group, _, last = name.rpartition("/")
-        return name == PRIMARY or (last == NO_PRESET and group.count("/") == 1 and self.is_group(group))
+        return name == PRIMARY or (
+            last == NO_PRESET and group.count("/") == 1 and self.is_group(group)
+        )
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
         parts = [part for part in config_path.split("/") if part]

@@ -53,9 +53,7 @@ def _path(entry: Mapping[str, Any], values: Any) -> Loc:
     path: list[str | int] = []
     at = values
     for part in entry["loc"]:
-        if isinstance(at, Mapping) and part in at:
-            at = at[part]
-        elif isinstance(at, list) and isinstance(part, int) and part < len(at):
+        if _has(at, part):
             at = at[part]
         elif entry["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
             pass
@@ -63,6 +61,12 @@ def _path(entry: Mapping[str, Any], values: Any) -> Loc:
             continue
         path.append(part)
     return tuple(path)
+
+
+def _has(value: Any, part: str | int) -> bool:
+    if isinstance(value, list):
+        return isinstance(part, int) and part < len(value)
+    return isinstance(value, Mapping) and part in value
 
 
 def _problem(path: Loc, entries: list[Mapping[str, Any]], settings: Any) -> Problem:
@@ -84,8 +88,8 @@ def _problem(path: Loc, entries: list[Mapping[str, Any]], settings: Any) -> Prob
         wanted = [f"text such as {', '.join(known[path[0]].examples)}"]
     kept = list(dict.fromkeys(wanted))
     what = f"must be {' or '.join(kept)}, got {_shown(value)}"
-    fix = nearest(value, choices) if isinstance(value, str) else None
-    return Problem(what, fix or _hint(first["type"], kept, value, choices))
+    near = nearest(value, choices) if isinstance(value, str) else None
+    return Problem(what, near or _hint(first["type"], kept, value, choices))
 
 
 def _wanted(entry: Mapping[str, Any]) -> str:
@@ -116,11 +120,19 @@ def _choices(entry: Mapping[str, Any]) -> list[str]:
 def _hint(kind: str, wanted: list[str], value: Any, choices: list[str]) -> str | None:
     if "text" in wanted and isinstance(value, bool | int | float):
         return "for text, write it in quotes"
-    if choices and isinstance(value, bool) and any(c in ("no", "off", "yes", "on") for c in choices):
+    if (
+        choices
+        and isinstance(value, bool)
+        and any(c in ("no", "off", "yes", "on") for c in choices)
+    ):
         return "YAML reads it as true or false; write it in quotes"
     if isinstance(value, str) and value.lower() in ("true", "false") and "true or false" in wanted:
         return "write it without quotes"
-    if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d+)?", value) and "number" in wanted[0]:
+    if (
+        isinstance(value, str)
+        and re.fullmatch(r"[-+]?\d+(\.\d+)?", value)
+        and "number" in wanted[0]
+    ):
         return "write it without quotes"
     if any(text.startswith("a list") for text in wanted) and not isinstance(value, list):
         return f"write [{_shown(value)}]"

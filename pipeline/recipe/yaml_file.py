@@ -47,7 +47,9 @@ def read_yaml(path: Path, shown: str | None = None) -> Document:
         with path.open("rb") as stream:
             raw = stream.read(MAX_BYTES + 1)
         if len(raw) > MAX_BYTES:
-            return _wrong(file, f"the file is larger than {MAX_BYTES >> 20} MB", "is it the right file?")
+            return _wrong(
+                file, f"the file is larger than {MAX_BYTES >> 20} MB", "is it the right file?"
+            )
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
@@ -85,7 +87,9 @@ class _TooBig(Exception):
     """The file unfolds into more than a recipe can be."""
 
 
-_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "map", "seq")}
+_TAGS = {
+    f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "map", "seq")
+}
 
 
 class _Walk:
@@ -172,7 +176,9 @@ class _Walk:
             return self.loader.construct_object(node)
         except ValueError:
             shown = node.value if len(node.value) < 60 else f"{node.value[:57]}..."
-            self.wrong(node, path, f"{shown!r} cannot be read as {_kind(node)}", "write it in quotes")
+            self.wrong(
+                node, path, f"{shown!r} cannot be read as {_kind(node)}", "write it in quotes"
+            )
         return None
 
     def where(self, node: yaml.Node) -> Place:

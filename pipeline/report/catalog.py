@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 def print_recipes() -> None:
     """The recipes that have a name, and what each is for."""
-    rows = [(found.name, found.about, "shipped" if found.shipped else str(found.path)) for found in list_recipes()]
+    rows = [
+        (found.name, found.about, "shipped" if found.shipped else str(found.path))
+        for found in list_recipes()
+    ]
     _print_table(("recipe", "what for", "where"), rows)
 
 
@@ -78,7 +81,12 @@ def type_words(schema: dict[str, Any]) -> str:
         return f"list of {type_words(schema.get('items', {}))}"
     if kind == "object":
         return "mapping"
-    names = {"integer": "whole number", "number": "number", "string": "text", "boolean": "true, false"}
+    names = {
+        "integer": "whole number",
+        "number": "number",
+        "string": "text",
+        "boolean": "true, false",
+    }
     words = [names.get(str(kind), "null" if kind == "null" else "anything")]
     bounds = {
         "minimum": "at least",

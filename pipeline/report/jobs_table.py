@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def print_jobs(outcomes: Sequence[Outcome]) -> None:
-    """One line for each job: its overrides, how it ended, where it lies, and why it failed."""
+    """One line for each job: what sets it apart, how it ended, where it lies, why it failed."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -18,15 +19,21 @@ def print_jobs(outcomes: Sequence[Outcome]) -> None:
 
     from pipeline.report.units import printable
 
+    sets = [set(outcome.overrides) for outcome in outcomes]
+    common = set.intersection(*sets) if len(sets) > 1 else set()
     table = Table(box=box.SIMPLE, pad_edge=False)
     for title in ("job", "overrides", "status", "folder"):
         table.add_column(title, overflow="fold")
     for number, outcome in enumerate(outcomes):
+        own = "\n".join(text for text in outcome.overrides if text not in common)
         status = Text(outcome.status, "green" if outcome.status == "done" else "red")
         if outcome.why:
             status.append(f"\n{printable(outcome.why)}", "default")
-        table.add_row(str(number), Text("\n".join(outcome.overrides)), status, Text(outcome.run_dir))
+        table.add_row(str(number), Text(own), status, Text(outcome.run_dir))
     failed = sum(outcome.status != "done" for outcome in outcomes)
-    console = Console()
+    width = None if sys.stdout.isatty() else 160
+    console = Console(width=width)
     console.print(table)
-    console.print(f"{len(outcomes)} jobs, {failed} failed" if failed else f"{len(outcomes)} jobs, all done")
+    console.print(
+        f"{len(outcomes)} jobs, {failed} failed" if failed else f"{len(outcomes)} jobs, all done"
+    )

@@ -48,5 +48,7 @@ def _write(text: str) -> None:
 
 def _styled(text: str | None, style: str) -> str:
     text = (text or "").replace("\033", "")
-    coloured = sys.stderr.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+    coloured = (
+        sys.stderr.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+    )
     return f"{style}{text}{_PLAIN}" if coloured else text

@@ -28,7 +28,9 @@ VERBS = ["plan", "recipes", "run"]
         ("mergeline run nothing_of_the_kind x", []),
     ],
 )
-def test_what_may_come_next(line: str, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_may_come_next(
+    line: str, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert suggest(line, VERBS) == words
 

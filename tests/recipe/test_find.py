@@ -30,7 +30,9 @@ def test_a_recipe_of_ones_own_comes_before_a_shipped_one() -> None:
     assert found["merge_lora"].shipped
 
 
-@pytest.mark.parametrize("reference", ["./some.yaml", "some.yaml", "deep/down/recipe.yml", "deep/down/plain"])
+@pytest.mark.parametrize(
+    "reference", ["./some.yaml", "some.yaml", "deep/down/recipe.yml", "deep/down/plain"]
+)
 def test_a_path_to_a_file_is_that_file(reference: str) -> None:
     Path(reference).parent.mkdir(parents=True, exist_ok=True)
     Path(reference).write_text("steps: []\n")

@@ -37,7 +37,11 @@ def test_the_recipe_of_the_design_loads(load_text: Load) -> None:
         "verify",
     ]
     first = recipe.steps[0]
-    assert (first.preset, first.settings.model, first.settings.quantization) == ("nf4", "some/base", "nf4")
+    assert (first.preset, first.settings.model, first.settings.quantization) == (
+        "nf4",
+        "some/base",
+        "nf4",
+    )
     assert first.place == Place("r.yaml", 5, 5)
     assert (recipe.name, recipe.engine, recipe.device, recipe.seed) == ("r", "auto", "auto", 0)
     assert recipe.steps[4].settings.path == f"{recipe.run_dir}/merged"
@@ -48,7 +52,9 @@ def test_every_shipped_recipe_loads(name: str) -> None:
     assert load(name).name == name
 
 
-def test_a_run_has_a_folder_of_its_own_named_after_recipe_time_and_fingerprint(load_text: Load) -> None:
+def test_a_run_has_a_folder_of_its_own_named_after_recipe_time_and_fingerprint(
+    load_text: Load,
+) -> None:
     recipe = load_text(DESIGN)
     assert recipe.run_dir.parent == Path("outputs/r")
     assert recipe.run_dir.name.endswith(f"-{recipe.fingerprint[:8]}")
@@ -83,7 +89,9 @@ def test_presets_can_be_named_in_three_ways(load_text: Load) -> None:
     assert {r.steps[0].preset for r in (short, long, said, hydra)} == {"nf4"}
 
 
-def test_what_the_recipe_says_beats_the_preset_and_the_command_line_beats_both(load_text: Load) -> None:
+def test_what_the_recipe_says_beats_the_preset_and_the_command_line_beats_both(
+    load_text: Load,
+) -> None:
     text = "steps:\n  - load_base: {preset: nf4, model: x, double_quant: false}\n"
     assert load_text(text).steps[0].settings.double_quant is False
     assert load_text(text, "load_base.double_quant=true").steps[0].settings.double_quant is True
@@ -95,9 +103,16 @@ def test_a_preset_of_ones_own_comes_from_config_dir(load_text: Load, tmp_path: P
     (folder / "half.yaml").write_text("dtype: float16\n")
     (folder / "small.yaml").write_text("defaults: [half, _self_]\nmax_shard_size: 1GB\n")
     recipe = load_text(f"{BASE}  - save: small\n", config_dir=tmp_path / "conf")
-    assert (recipe.steps[1].settings.dtype, recipe.steps[1].settings.max_shard_size) == ("float16", "1GB")
+    assert (recipe.steps[1].settings.dtype, recipe.steps[1].settings.max_shard_size) == (
+        "float16",
+        "1GB",
+    )
     assert recipe.place("save.dtype").file == "conf/step/save/half.yaml"
-    assert load_text(f"{BASE}  - save\n", "hydra.searchpath=[file://conf]", "save=half").steps[1].settings.dtype
+    assert (
+        load_text(f"{BASE}  - save\n", "hydra.searchpath=[file://conf]", "save=half")
+        .steps[1]
+        .settings.dtype
+    )
 
 
 def test_a_second_step_of_one_name_gets_a_number_or_its_own_id(load_text: Load) -> None:
@@ -137,9 +152,20 @@ def test_overrides_are_taken_as_people_type_them(load_text: Load, override: str,
 
 def test_the_rest_of_a_recipe_can_be_overridden_too(load_text: Load) -> None:
     recipe = load_text(
-        BASE, "seed=7", "device=cuda:1", "engine=live", "tags=[a,b]", "name=other", "tracking=tensorboard"
+        BASE,
+        "seed=7",
+        "device=cuda:1",
+        "engine=live",
+        "tags=[a,b]",
+        "name=other",
+        "tracking=tensorboard",
     )
-    assert (recipe.seed, recipe.device, recipe.engine, recipe.tags) == (7, "cuda:1", "live", ("a", "b"))
+    assert (recipe.seed, recipe.device, recipe.engine, recipe.tags) == (
+        7,
+        "cuda:1",
+        "live",
+        ("a", "b"),
+    )
     assert (recipe.name, recipe.tracking) == ("other", "tensorboard")
     assert recipe.run_dir.parent == Path("outputs/other")
 
@@ -166,7 +192,10 @@ def test_the_environment_can_be_named(load_text: Load, monkeypatch: pytest.Monke
 
 
 def test_a_dollar_can_be_meant(load_text: Load) -> None:
-    assert load_text("steps:\n  - load_base: {model: 'a\\${b}$c'}\n").steps[0].settings.model == "a${b}$c"
+    assert (
+        load_text("steps:\n  - load_base: {model: 'a\\${b}$c'}\n").steps[0].settings.model
+        == "a${b}$c"
+    )
 
 
 def test_every_key_knows_where_it_was_said(load_text: Load) -> None:

@@ -21,41 +21,143 @@ MISTAKES = [
     # what is in line 5, where it is wrong, key, words of what is wrong, words of what to do
     ("- mrege", 5, None, "there is no step 'mrege'", "did you mean 'merge'?"),
     ("- xyzzy: {a: 1}", 5, None, "there is no step 'xyzzy'", "the steps are attach_adapter"),
-    ("- save: {dtpye: float16}", 12, "save.dtpye", "`save` has no option 'dtpye'", "did you mean 'dtype'?"),
-    ("- save: {dtype: floot16}", 12, "save.dtype", "must be one of keep, float32", "did you mean 'float16'?"),
+    (
+        "- save: {dtpye: float16}",
+        12,
+        "save.dtpye",
+        "`save` has no option 'dtpye'",
+        "did you mean 'dtype'?",
+    ),
+    (
+        "- save: {dtype: floot16}",
+        12,
+        "save.dtype",
+        "must be one of keep, float32",
+        "did you mean 'float16'?",
+    ),
     ("- save: {path: 3}", 12, "save.path", "must be text, got 3", "write it in quotes"),
     ("- save: {overwrite: 1}", 12, "save.overwrite", "must be true or false, got 1", None),
-    ("- save: {overwrite: 'true'}", 12, "save.overwrite", "must be true or false", "without quotes"),
+    (
+        "- save: {overwrite: 'true'}",
+        12,
+        "save.overwrite",
+        "must be true or false",
+        "without quotes",
+    ),
     ("- save: {path: [a]}", 12, "save.path", "must be text, got ['a']", None),
     ("- save: {path: }", 12, "save.path", "must be text, got nothing", None),
     ("- train_adapter: {data: d, r: 0}", 30, "train_adapter.r", "must be at least 1, got 0", None),
-    ("- train_adapter: {data: d, r: eight}", 30, "train_adapter.r", "must be a whole number, got 'eight'", None),
-    ("- train_adapter: {data: d, r: '8'}", 30, "train_adapter.r", "must be a whole number", "without quotes"),
-    ("- train_adapter: {data: d, r: 1.5}", 30, "train_adapter.r", "must be a whole number, got 1.5", None),
-    ("- train_adapter: {data: d, dropout: 1}", 30, "train_adapter.dropout", "must be less than 1, got 1", None),
+    (
+        "- train_adapter: {data: d, r: eight}",
+        30,
+        "train_adapter.r",
+        "must be a whole number, got 'eight'",
+        None,
+    ),
+    (
+        "- train_adapter: {data: d, r: '8'}",
+        30,
+        "train_adapter.r",
+        "must be a whole number",
+        "without quotes",
+    ),
+    (
+        "- train_adapter: {data: d, r: 1.5}",
+        30,
+        "train_adapter.r",
+        "must be a whole number, got 1.5",
+        None,
+    ),
+    (
+        "- train_adapter: {data: d, dropout: 1}",
+        30,
+        "train_adapter.dropout",
+        "must be less than 1, got 1",
+        None,
+    ),
     ("- train_adapter: {data: d, alpha: .nan}", 30, "train_adapter.alpha", "got nan", None),
-    ("- generate: {prompts: hello}", 16, "generate.prompts", "must be a list, got 'hello'", "['hello']"),
+    (
+        "- generate: {prompts: hello}",
+        16,
+        "generate.prompts",
+        "must be a list, got 'hello'",
+        "['hello']",
+    ),
     ("- generate: {prompts: []}", 16, "generate.prompts", "a list of 1 or more", None),
     ("- generate: {prompts: [a, 3]}", 29, "generate.prompts.1", "must be text, got 3", "quotes"),
     ("- generate", 5, "generate.prompts", "is required", "generate.prompts=VALUE"),
-    ("- generate: {prompts: '???'}", 16, "generate.prompts", "is required", "generate.prompts=VALUE"),
-    ("- load_base: {model: y, max_memory: {cpu: 3}}", 40, "load_base_2.max_memory.cpu", "must be text", "quotes"),
-    ("- load_base: {preset: nf44, model: y}", 5, "load_base_2", "no preset 'nf44'", "did you mean 'nf4'?"),
-    ("- load_base: {preset: [nf4], model: y}", 17, "load_base.preset", "a preset is a plain name", None),
+    (
+        "- generate: {prompts: '???'}",
+        16,
+        "generate.prompts",
+        "is required",
+        "generate.prompts=VALUE",
+    ),
+    (
+        "- load_base: {model: y, max_memory: {cpu: 3}}",
+        40,
+        "load_base_2.max_memory.cpu",
+        "must be text",
+        "quotes",
+    ),
+    (
+        "- load_base: {preset: nf44, model: y}",
+        5,
+        "load_base_2",
+        "no preset 'nf44'",
+        "did you mean 'nf4'?",
+    ),
+    (
+        "- load_base: {preset: [nf4], model: y}",
+        17,
+        "load_base.preset",
+        "a preset is a plain name",
+        None,
+    ),
     ("- save: ../../conf", 5, "save.preset", "a preset is a plain name", None),
     ("- save: 3", 5, "save", "takes a preset or a mapping of options, got 3", None),
     ("- save: {id: params}", 12, "save.id", "cannot be the id", "choose another"),
     ("- save: {id: 'a b'}", 12, "save.id", "must be a plain name", "choose another"),
-    ("- save: {path: a, path: b}", 21, "save.path", "a second time; the first is in line 5", "remove"),
-    ("- save: {path: '${params.dtpye}'}", 12, "save.path", "${params.dtpye} names nothing", "${params.dtype}"),
-    ("- save: {path: '${load_base.model}'}", 12, "save.path", "names nothing", "${steps.load_base.model}"),
+    (
+        "- save: {path: a, path: b}",
+        21,
+        "save.path",
+        "a second time; the first is in line 5",
+        "remove",
+    ),
+    (
+        "- save: {path: '${params.dtpye}'}",
+        12,
+        "save.path",
+        "${params.dtpye} names nothing",
+        "${params.dtype}",
+    ),
+    (
+        "- save: {path: '${load_base.model}'}",
+        12,
+        "save.path",
+        "names nothing",
+        "${steps.load_base.model}",
+    ),
     ("- save: {path: '${dtype}'}", 12, "save.path", "names nothing", "${params.dtype}"),
     ("- save: {path: 'x/${'}", 12, "save.path", "cannot be read", "${params.name}"),
     ("- save: {path: '${steps.save.path}'}", 12, "save.path", "refers to itself", None),
-    ("- save: {path: '${oc.env:NOT_SET_AT_ALL}'}", 12, "save.path", "NOT_SET_AT_ALL is not set", "default"),
+    (
+        "- save: {path: '${oc.env:NOT_SET_AT_ALL}'}",
+        12,
+        "save.path",
+        "NOT_SET_AT_ALL is not set",
+        "default",
+    ),
     ("- save: {path: '${magic:1}'}", 12, "save.path", "nothing called 'magic'", "${params.name}"),
     ("- save: {_target_: os.system}", 12, "save._target_", "cannot name code", "remove it"),
-    ("- merge", 5, "merge", "needs an adapter, and no step before it makes one", "`- attach_adapter`"),
+    (
+        "- merge",
+        5,
+        "merge",
+        "needs an adapter, and no step before it makes one",
+        "`- attach_adapter`",
+    ),
     ("- 3", 5, None, "3 is not the name of a step", "- load_base"),
     ("-", 4, None, "an empty item", "- load_base"),
     ("- {}", 5, None, "an empty item", "- load_base"),
@@ -63,7 +165,9 @@ MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize(("line", "column", "key", "what", "fix"), MISTAKES, ids=[m[0] for m in MISTAKES])
+@pytest.mark.parametrize(
+    ("line", "column", "key", "what", "fix"), MISTAKES, ids=[m[0] for m in MISTAKES]
+)
 def test_a_mistake_in_a_step(
     problems_of: Problems, line: str, column: int, key: str | None, what: str, fix: str | None
 ) -> None:
@@ -128,7 +232,12 @@ SAID = [
     ("load_base=nf44", "load_base", "no preset 'nf44'", "did you mean 'nf4'?"),
     ("step/load_base=nf44", "load_base", "no preset 'nf44'", "did you mean 'nf4'?"),
     ("step/laod_base@steps.load_base=nf4", "step/laod_base", "no step 'laod_base'", "'load_base'"),
-    ("step/merge@steps.merge=default", "step/merge@steps.merge=default", "no one step", "load_base, save"),
+    (
+        "step/merge@steps.merge=default",
+        "step/merge@steps.merge=default",
+        "no one step",
+        "load_base, save",
+    ),
     ("params.bsae=x", "params.bsae", "has no 'params.bsae'", "did you mean 'params.base'?"),
     ("params.base.deep=x", "params.base.deep", "has no 'params.base.deep'", ""),
     ("save.path=a,b", "save.path", "has several values", "-m"),
@@ -227,7 +336,10 @@ def test_a_param_that_must_be_given(problems_of: Problems) -> None:
     text = text.replace("???", "'???'")
     other, base = problems_of(text)
     assert (base.key, base.fix) == ("load_base.model", "on the command line: params.base=VALUE")
-    assert (other.key, other.fix) == ("params.other", "give it on the command line: params.other=VALUE")
+    assert (other.key, other.fix) == (
+        "params.other",
+        "give it on the command line: params.other=VALUE",
+    )
     assert problems_of(text, "params.base=x", "params.other=y") == []
 
 
@@ -248,7 +360,9 @@ def test_a_trained_adapter_can_be_merged(problems_of: Problems) -> None:
 
 
 def test_a_misspelt_step_makes_what_it_seems_to_be(problems_of: Problems) -> None:
-    found = problems_of("steps:\n  - lod_base: {model: x}\n  - attach_adapter: {path: a}\n  - merge\n")
+    found = problems_of(
+        "steps:\n  - lod_base: {model: x}\n  - attach_adapter: {path: a}\n  - merge\n"
+    )
     assert [problem.place and problem.place.line for problem in found] == [2]
 
 

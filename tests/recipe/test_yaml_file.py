@@ -26,7 +26,14 @@ def test_a_place_that_is_unknown_is_that_of_what_is_around_it() -> None:
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("1e-4", 1e-4), ("1.5", 1.5), ("0x10", 16), ("yes", True), ("2026-11-22", "2026-11-22"), ("'1'", "1")],
+    [
+        ("1e-4", 1e-4),
+        ("1.5", 1.5),
+        ("0x10", 16),
+        ("yes", True),
+        ("2026-11-22", "2026-11-22"),
+        ("'1'", "1"),
+    ],
 )
 def test_scalars_mean_what_they_mean_to_hydra(text: str, value: object) -> None:
     found = parse_yaml(f"a: {text}", "r.yaml").data["a"]
@@ -88,7 +95,9 @@ def test_broken_yaml_shows_the_line_and_what_to_do() -> None:
 def test_aliases_and_merge_keys_work_but_cannot_explode() -> None:
     document = parse_yaml("a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}\n", "r.yaml")
     assert document.data["b"] == {"x": 1, "y": 3}
-    bomb = "a0: &a0 [1, 1]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 9))
+    bomb = "a0: &a0 [1, 1]\n" + "".join(
+        f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 9)
+    )
     (problem,) = parse_yaml(bomb, "r.yaml").problems
     assert "values" in problem.what
 
