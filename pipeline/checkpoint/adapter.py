@@ -62,9 +62,10 @@ class AdapterCheckpoint:
     def targets(self) -> str:
         """The adapted modules in a few words, for a person."""
         named = self.config.get("target_modules")
-        if isinstance(named, list):
-            return ", ".join(sorted(named)) if len(named) <= 4 else f"{len(named)} kinds of module"
-        return named or "the usual modules of its architecture"
+        if not isinstance(named, list):
+            return named or "the usual modules of its architecture"
+        kinds = sorted({name.rpartition(".")[2] for name in named})
+        return ", ".join(kinds) if len(kinds) <= 8 else f"{len(kinds)} kinds of module"
 
     @cached_property
     def tensors(self) -> Mapping[str, TensorInfo]:

@@ -31,7 +31,7 @@ def check_adapter_config(raw: Mapping[str, Any], *, where: str) -> AdapterConfig
     _check_values(options, peft_type, where)
     refuse_diffusers(options, where)
     warnings = [*dropped, *_about_class(options, where)]
-    return AdapterConfig(_without_unused(options), peft_type, tuple(warnings))
+    return AdapterConfig(_without_unused(options, peft_type), peft_type, tuple(warnings))
 
 
 def _peft_type(raw: Mapping[str, Any], where: str) -> str:
@@ -139,7 +139,11 @@ def _check_values(options: Mapping[str, Any], peft_type: str, where: str) -> Non
                 want(key, type(value) is int or _is_layers(value), "a number or a list of numbers")
             case "token_indices":
                 want(key, _is_layers(value), "a list of numbers")
+            case _ if key.endswith("_config") or key == "use_bdlora":
+                want(key, isinstance(value, dict), "an object")
     _check_together(options, where)
+    if peft_type == "ADALORA":
+        _check_schedule(options, where)
 
 
 def _check_together(options: Mapping[str, Any], where: str) -> None:
@@ -156,6 +160,11 @@ def _check_together(options: Mapping[str, Any], where: str) -> None:
         raise InputError("`layers_pattern` needs `layers_to_transform`", where=where, fix=fix)
     if options.get("use_dora") and options.get("lora_bias"):
         raise InputError("`use_dora` and `lora_bias` cannot both be on", where=where, fix=fix)
+    inner, outer = options.get("feedforward_modules"), options.get("target_modules")
+    if isinstance(inner, list) and isinstance(outer, list) and not set(inner) <= set(outer):
+        raise InputError(
+            "`feedforward_modules` must be among `target_modules`", where=where, fix=fix
+        )
     if options.get("megatron_config"):
         raise InputError(
             "was trained with Megatron's parallel layers (`megatron_config`), which are not supported",
@@ -164,8 +173,22 @@ def _check_together(options: Mapping[str, Any], where: str) -> None:
         )
 
 
-def _without_unused(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Take out settings of an initialisation that was not used, of which PEFT would complain."""
+def _check_schedule(options: Mapping[str, Any], where: str) -> None:
+    """Older versions of PEFT saved AdaLoRA without `total_step`, and today's refuses to load that."""
+    steps = options.get("total_step")
+    before, after = options.get("tinit", 0), options.get("tfinal", 0)
+    if not all(type(n) is int for n in (steps, before, after)) or before >= steps - after:
+        raise InputError(
+            f"`total_step` is {steps!r}, and PEFT takes AdaLoRA only with more steps than `tinit` and "
+            "`tfinal` together",
+            where=where,
+            fix="set it to the steps of the training; any number that is large enough will do, as it "
+            "steers only the training",
+        )
+
+
+def _without_unused(options: Mapping[str, Any], peft_type: str) -> dict[str, Any]:
+    """Take out settings that were not used, of which PEFT would complain."""
     kept = dict(options)
     init = kept.get("init_lora_weights")
     for key, method in (
@@ -173,8 +196,10 @@ def _without_unused(options: Mapping[str, Any]) -> dict[str, Any]:
         ("eva_config", "eva"),
         ("corda_config", "corda"),
     ):
-        if kept.get(key) and init != method:
+        if kept.get(key) is not None and init != method:
             del kept[key]
+    if peft_type == "ADALORA":
+        kept.pop("r", None)  # it has `init_r` and `target_r`
     return kept
 
 

@@ -6,6 +6,7 @@ The client's own settings hold: `HF_ENDPOINT`, `HF_HOME`, `HF_TOKEN`, `HF_HUB_OF
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -56,11 +57,14 @@ def download(repo: str, commit: str, names: Sequence[str]) -> Path:
         raise InputError(
             "has none of the files that are needed", where=repo, fix="look at it on the Hub"
         )
-    folder = Path()
-    for name in names:
-        fetch = partial(hf_hub_download, repo, name, revision=commit)
-        folder = Path(_ask(repo, commit, fetch)).parents[name.count("/")]
-    return folder
+
+    def fetch(name: str) -> Path:
+        found = _ask(repo, commit, partial(hf_hub_download, repo, name, revision=commit))
+        return Path(found).parents[name.count("/")]
+
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        folders = set(pool.map(fetch, names))
+    return folders.pop()
 
 
 @cache

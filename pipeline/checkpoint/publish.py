@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -90,7 +92,7 @@ def publishing(path: Path, *, overwrite: bool) -> Iterator[Path]:
         try:
             partial.mkdir()
             yield partial
-            _sync_tree(partial)
+            _finish(partial)
             check_target(path, overwrite=overwrite, inputs=())  # it may have come up meanwhile
             if path.exists():
                 exchange(partial, path, aside=_beside(path, "replaced"))
@@ -170,23 +172,29 @@ def _beside(path: Path, kind: str) -> Path:
 
 def _clear_leftovers(path: Path) -> None:
     """What a killed run left beside the target. The lock is held, so nobody is writing these."""
-    for aside in sorted(path.parent.glob(f".{_escape(path.name)}.replaced-*")):
+    for aside in _leftovers(path, "replaced"):
         if path.exists():
             shutil.rmtree(aside, ignore_errors=True)
         else:
             aside.rename(path)
-    for partial in path.parent.glob(f".{_escape(path.name)}.partial-*"):
+    for partial in _leftovers(path, "partial"):
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _escape(name: str) -> str:
-    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
+def _leftovers(path: Path, kind: str) -> list[Path]:
+    """Folders that `_beside` named."""
+    name = re.compile(rf"\.{re.escape(path.name)}\.{kind}-[0-9a-f]{{8}}")
+    return sorted(entry for entry in path.parent.iterdir() if name.fullmatch(entry.name))
 
 
-def _sync_tree(folder: Path) -> None:
+def _finish(folder: Path) -> None:
+    """Put everything on disk, readable for whom the user's umask allows: safetensors always writes 0600."""
+    allowed = stat.S_IMODE(folder.stat().st_mode) & 0o666  # the folder was made under that umask
     for parent, _, names in os.walk(folder):
         for name in names:
-            _sync(Path(parent) / name)
+            path = Path(parent) / name
+            path.chmod(stat.S_IMODE(path.stat().st_mode) | allowed)
+            _sync(path)
         _sync(Path(parent))
 
 

@@ -33,6 +33,20 @@ def test_describes_an_adapter(tmp_path: Path) -> None:
     assert found.why_not_mergeable() is None
 
 
+@pytest.mark.parametrize(
+    ("targets", "told"),
+    [
+        (["v_proj", "q_proj"], "q_proj, v_proj"),
+        (["layers.0.q_proj", "layers.1.q_proj"], "q_proj"),
+        ([f"m{n}" for n in range(9)], "9 kinds of module"),
+        ("all-linear", "all-linear"),
+        (None, "the usual modules of its architecture"),
+    ],
+)
+def test_tells_the_adapted_modules_in_a_few_words(tmp_path: Path, targets: Any, told: str) -> None:
+    assert inspect(make_adapter(tmp_path, target_modules=targets)).targets == told
+
+
 def test_checkpoints_of_the_training_are_no_part_of_it(tmp_path: Path) -> None:
     trash = {
         "checkpoint-5/x.bin": "",

@@ -118,6 +118,14 @@ def refusal(**raw: Any) -> str:
         ({"layers_pattern": "layers"}, "needs `layers_to_transform`"),
         ({"use_dora": True, "lora_bias": True}, "cannot both be on"),
         ({"megatron_config": {"x": 1}}, "Megatron"),
+        ({"eva_config": "rho"}, "`eva_config` must be an object"),
+        ({"use_bdlora": True}, "`use_bdlora` must be an object"),
+        (
+            {"peft_type": "IA3", "target_modules": ["k"], "feedforward_modules": ["wo"]},
+            "must be among `target_modules`",
+        ),
+        ({"peft_type": "ADALORA"}, "`total_step` is None"),
+        ({"peft_type": "ADALORA", "total_step": 10, "tinit": 5, "tfinal": 5}, "`total_step` is 10"),
         ({"use_telepathy": True}, "sets `use_telepathy`, which PEFT"),
         ({"telepathy_config": {"range": 3}}, "sets `telepathy_config`, which PEFT"),
     ],
@@ -176,12 +184,19 @@ def test_a_figure_that_the_installed_peft_does_not_know_is_dropped_with_a_warnin
 def test_settings_of_an_initialisation_that_is_not_used_are_dropped(peft_config: Any) -> None:
     raw = {
         **LORA,
+        "corda_config": {},
         "loftq_config": {"loftq_bits": 4},
         "eva_config": {"rho": 2.0},
         "init_lora_weights": True,
     }
 
     assert peft_config(**check_adapter_config(raw, where="f").options).r == 4
+
+
+def test_an_adalora_is_taken_without_the_rank_that_it_does_not_use(peft_config: Any) -> None:
+    raw = {"peft_type": "ADALORA", "r": 16, "init_r": 12, "target_r": 8, "total_step": 100}
+
+    assert peft_config(**check_adapter_config(raw, where="f").options).init_r == 12
 
 
 def test_knows_the_types_and_options_that_peft_itself_has(peft_config: Any) -> None:

@@ -180,7 +180,7 @@ def test_a_run_killed_at_any_moment_leaves_the_old_folder_or_the_new_one(tmp_pat
 def test_restores_a_folder_that_was_moved_aside_by_a_run_that_was_killed_then(
     tmp_path: Path,
 ) -> None:
-    write_files(tmp_path / ".model.replaced-0a", {"config.json": MODEL})
+    write_files(tmp_path / ".model.replaced-0a0a0a0a", {"config.json": MODEL})
     target = tmp_path / "model"
 
     with pytest.raises(OutputError, match="exists already"), publishing(target, overwrite=False):
@@ -189,16 +189,32 @@ def test_restores_a_folder_that_was_moved_aside_by_a_run_that_was_killed_then(
     assert contents(target) == {"config.json": MODEL}
 
 
+def test_files_are_as_readable_as_the_users_umask_says(tmp_path: Path) -> None:
+    for umask, mode in ((0o022, 0o644), (0o077, 0o600)):
+        before = os.umask(umask)
+        try:
+            with publishing(tmp_path / f"{umask:o}", overwrite=False) as folder:
+                (folder / "model.safetensors").touch(0o600)
+        finally:
+            os.umask(before)
+        assert (tmp_path / f"{umask:o}" / "model.safetensors").stat().st_mode & 0o777 == mode
+
+
 def test_leaves_other_targets_leftovers_alone(tmp_path: Path) -> None:
-    write_files(tmp_path / ".model2.partial-0a", {"x": "1"})
-    write_files(tmp_path / ".m[o]del.partial-0a", {"x": "1"})
+    write_files(tmp_path / ".model2.partial-0a0a0a0a", {"x": "1"})
+    write_files(tmp_path / ".m[o]del.partial-0a0a0a0a", {"x": "1"})
+    write_files(tmp_path / ".model.partial-notes", {"x": "1"})
 
     with publishing(tmp_path / "model", overwrite=False) as folder:
         write_files(folder, {"config.json": MODEL})
     with publishing(tmp_path / "m[o]del", overwrite=False) as folder:
         write_files(folder, {"config.json": MODEL})
 
-    assert beside(tmp_path / "model") == [".model2.partial-0a", "m[o]del"]
+    assert beside(tmp_path / "model") == [
+        ".model.partial-notes",
+        ".model2.partial-0a0a0a0a",
+        "m[o]del",
+    ]
 
 
 def test_a_second_run_is_refused_while_the_first_one_writes(tmp_path: Path) -> None:
