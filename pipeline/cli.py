@@ -197,7 +197,7 @@ def _run(words: list[str], quiet: bool, debug: bool) -> int:
         from pipeline.report.jobs_table import print_jobs
 
         print_jobs(outcomes)
-        return DONE if all(outcome.status == "done" for outcome in outcomes) else FAILED
+        return DONE if outcomes and all(job.status == "done" for job in outcomes) else FAILED
     from pipeline.report.terminal import print_end
 
     record = jobs.run_one(request, quiet=quiet)

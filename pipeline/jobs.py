@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pipeline.plan import Plan
     from pipeline.recipe.hydra_app import Request
 
-Status = Literal["done", "failed", "interrupted"]
+Status = Literal["done", "failed"]
 
 
 @dataclass(frozen=True)
@@ -68,12 +68,13 @@ def run_many(request: Request, *, quiet: bool = False, debug: bool = False) -> l
     from pipeline.recipe import hydra_app
 
     _check_grid(request)
+    folder = wanted = hydra_app.sweep_dir(request)
     if not _says(request, "hydra.sweep.dir"):
-        wanted = hydra_app.sweep_dir(request)
         folder = claim(wanted)
         if folder != wanted:
             request = replace(request, overrides=(*request.overrides, f"hydra.sweep.dir={folder}"))
-    return hydra_app.multirun(request, Job(request, quiet, debug))
+    outcomes: list[Outcome] = hydra_app.multirun(request, Job(request, quiet, debug))
+    return outcomes or recorded(folder)
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,19 @@ class Job:
             raise KeyboardInterrupt
         status: Status = "done" if record.status == "done" else "failed"
         return Outcome(overrides, status, run_dir, record.error.what if record.error else "")
+
+
+def recorded(folder: Path) -> list[Outcome]:
+    """How the jobs of a grid ended by what they wrote, for sweepers that do not return it."""
+    from pipeline.manifest import FILE_NAME, read_manifest
+
+    outcomes = []
+    for file in sorted(folder.glob(f"*/{FILE_NAME}"), key=lambda file: file.stat().st_ctime):
+        record = read_manifest(file)
+        status: Status = "done" if record.status == "done" else "failed"
+        why = record.error.what if record.error else ""
+        outcomes.append(Outcome(tuple(record.overrides), status, record.run_dir, why))
+    return outcomes
 
 
 def claim(folder: Path) -> Path:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from peft import LoraConfig
 
+from pipeline.jobs import recorded
 from pipeline.manifest import read_manifest
 from tests.conftest import BuildBase
 from tests.fixtures.models import build_adapter
@@ -232,6 +233,7 @@ def test_a_job_that_fails_takes_no_other_down(
     assert "3 jobs, 1 failed" in done.stdout
     statuses = [read_manifest(tmp_path / "sweep" / str(number)).status for number in range(3)]
     assert statuses == ["done", "failed", "done"]
+    assert [outcome.status for outcome in recorded(tmp_path / "sweep")] == statuses
     assert read_manifest(tmp_path / "sweep/2").overrides[2] == "attach_adapter.weight=0.5"
 
 

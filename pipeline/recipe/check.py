@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, flag_override
 from pydantic import ValidationError
 
-from pipeline.errors import Place, Problem
+from pipeline.errors import COMMAND_LINE, Place, Problem
 from pipeline.recipe.compile import NO_PRESET, Compiled, Line
 from pipeline.recipe.defaults import defaults_of
 from pipeline.recipe.head import Head
@@ -79,6 +79,15 @@ def check(
                 )
             )
     problems += _order(compiled, lines)
+    problems += [
+        Problem(
+            "is set, but is no step of the recipe's list", None, str(id), where.of(f"steps.{id}")
+        )
+        for id in config.steps
+        if compiled.line(str(id)) is None
+    ]
+    if not str(data["run"]["dir"] or "").strip():
+        problems.append(Problem("the run needs a folder", None, "hydra.run.dir", COMMAND_LINE))
     return data, calls, problems
 
 

@@ -12,14 +12,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobRuntime, setup_globals
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, flag_override
+from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.recipe.source import PRIMARY, RecipeSource
 from pipeline.resources import conf_dir
@@ -41,6 +44,10 @@ def search_path(recipe: Path, config_dir: Path | None = None) -> ConfigSearchPat
 def config_loader(recipe: Path, config_dir: Path | None = None) -> ConfigLoaderImpl:
     """A Hydra config loader for one recipe file."""
     return ConfigLoaderImpl(search_path(recipe, config_dir))
+
+
+COMPOSING_ERRORS = (HydraException, OmegaConfBaseException, ValueError, yaml.YAMLError)
+"""What Hydra raises when what it composes is wrong; for a wrong list of defaults, a plain ValueError."""
 
 
 @contextmanager
@@ -93,7 +100,7 @@ def _started() -> str:
 def _run_dir() -> str:
     """The folder of the run that is being composed or run, as Hydra will make it."""
     hydra = HydraConfig.get()
-    if hydra.mode == RunMode.MULTIRUN:
+    if hydra.mode == RunMode.MULTIRUN and not OmegaConf.is_missing(hydra.job, "num"):
         folder = os.path.join(hydra.sweep.dir, hydra.sweep.subdir)
     else:
         folder = str(hydra.run.dir)

@@ -15,14 +15,12 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.errors import COMMAND_LINE, Problem, RecipeError
 from pipeline.recipe import loading
-from pipeline.recipe.compose import composed, search_path
+from pipeline.recipe.compose import COMPOSING_ERRORS, composed, search_path
 from pipeline.recipe.model import Recipe
 from pipeline.recipe.source import PRIMARY
 from pipeline.secrets import redact_text
@@ -157,7 +155,7 @@ def _hydra(request: Request) -> Iterator[Hydra]:
 def _as_problems() -> Iterator[None]:
     try:
         yield
-    except (HydraException, OmegaConfBaseException) as error:
+    except COMPOSING_ERRORS as error:
         raise RecipeError([loading.from_hydra(error, COMMAND_LINE)]) from error
 
 

@@ -8,14 +8,13 @@ from pathlib import Path
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.object_type import ObjectType
-from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.errors import COMMAND_LINE, Place, Problem, RecipeError
 from pipeline.recipe.check import check, make_recipe
 from pipeline.recipe.compile import NO_PRESET, Compiled
-from pipeline.recipe.compose import composed, config_loader, fingerprint
+from pipeline.recipe.compose import COMPOSING_ERRORS, composed, config_loader, fingerprint
 from pipeline.recipe.find import find_recipe
 from pipeline.recipe.model import Recipe
 from pipeline.recipe.overrides import Said, preset_problem, read_overrides
@@ -61,7 +60,7 @@ def load(
     try:
         with composed(asked.loader, asked.overrides) as config:
             return from_config(config, asked, overrides)
-    except (HydraException, OmegaConfBaseException) as error:
+    except COMPOSING_ERRORS as error:
         problem = from_hydra(error, Place(asked.compiled.document.file))
         raise RecipeError(_sorted([*asked.problems, problem])) from error
 
@@ -98,7 +97,10 @@ def from_config(config: DictConfig, asked: Asked, overrides: Sequence[str]) -> R
 
 
 def _presets(loader: ConfigLoaderImpl, group: str, searchpath: Sequence[str] = ()) -> list[str]:
-    names = loader.get_group_options(group, ObjectType.CONFIG, overrides=list(searchpath))
+    try:
+        names = loader.get_group_options(group, ObjectType.CONFIG, overrides=list(searchpath))
+    except COMPOSING_ERRORS:  # the search path is wrong, which composing will say
+        names = loader.get_group_options(group, ObjectType.CONFIG)
     return sorted(set(names), key=lambda name: (name != NO_PRESET, name))
 
 
@@ -155,7 +157,7 @@ def _composable(loader: ConfigLoaderImpl, said: Sequence[Said]) -> tuple[list[Sa
     try:
         with composed(loader, [item.text for item in said]):
             return list(said), []
-    except (HydraException, OmegaConfBaseException) as error:
+    except COMPOSING_ERRORS as error:
         whole = error
     base = [item for item in said if not item.typed]
     good, problems = base, []
@@ -164,7 +166,7 @@ def _composable(loader: ConfigLoaderImpl, said: Sequence[Said]) -> tuple[list[Sa
             try:
                 with composed(loader, [other.text for other in [*good, item]]):
                     good = [*good, item]
-            except (HydraException, OmegaConfBaseException) as error:
+            except COMPOSING_ERRORS as error:
                 problems.append(from_hydra(error, COMMAND_LINE).at(None, item.key))
     return good, problems or [from_hydra(whole, COMMAND_LINE)]
 

@@ -10,6 +10,7 @@ import contextlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -103,6 +104,8 @@ def _understand(parsed: Override, typed: str, compiled: Compiled, presets: Prese
     sweep = parsed.is_sweep_override()
     content = None if sweep or parsed.is_delete() else parsed.value()
     _refuse_code(key, content)
+    if key == "hydra.searchpath":
+        _check_searchpath(content)
     if key == "hydra" or key.startswith(("hydra.", "hydra/")):
         return Said(typed, f"{head}{equals}{value}", key, content, sweep=sweep)
     if "/" in key or parsed.package is not None:
@@ -183,6 +186,8 @@ def _group(
 
 def _check_head(parts: list[str], parsed: Override, compiled: Compiled) -> None:
     key = ".".join(parts)
+    if parsed.is_delete() and len(parts) == 1:
+        raise _Wrong("cannot be taken away", f"give it a value: {key}=VALUE", key)
     if parts[0] != "params":
         if len(parts) > 1:
             raise _Wrong("there is no such key", nearest(key, HEAD_KEYS), key)
@@ -202,6 +207,14 @@ def _check_head(parts: list[str], parsed: Override, compiled: Compiled) -> None:
             )
             raise _Wrong(what, fix, key)
         known = known[part]
+
+
+def _check_searchpath(folders: Any) -> None:
+    """Hydra only warns of a folder that is not there."""
+    for folder in folders if isinstance(folders, list) else []:
+        path = str(folder).removeprefix("file://")
+        if "://" not in path and not Path(path).is_dir():
+            raise _Wrong(f"there is no folder {path}", None, "hydra.searchpath")
 
 
 def _check_option(line: Line, name: str) -> None:

@@ -258,6 +258,14 @@ SAID = [
     ("save.path=${params.bsae}", "save.path", "names nothing", "${params.base}"),
     ("hydra.run.dri=x", "hydra.run.dri", "dri", ""),
     ("hydra/launcher=warp", "hydra/launcher", "Could not find 'hydra/launcher/warp'", ""),
+    ("hydra.searchpath=[file:///nope]", "hydra.searchpath", "there is no folder /nope", ""),
+    ("hydra.searchpath=[x", None, "cannot be read", ""),
+    ("hydra.searchpath=3", "hydra.searchpath", "must be a list", ""),
+    ("hydra.launcher._target_=os.system", "hydra.launcher._target_", "cannot name code", ""),
+    ("hydra.run.dir=", "hydra.run.dir", "needs a folder", ""),
+    ("hydra=3", "hydra", "must be a string or a list", ""),
+    ("~seed", "seed", "cannot be taken away", "seed=VALUE"),
+    ("~params", "params", "cannot be taken away", ""),
     ("+nothing=x", "nothing", "no step or key 'nothing'", ""),
 ]
 
@@ -383,3 +391,33 @@ def test_a_config_dir_that_is_not_there(problems_of: Problems, tmp_path: Path) -
     (problem,) = problems_of(BASE, config_dir=tmp_path / "nope")
     assert (problem.place, problem.key) == (COMMAND_LINE, "--config-dir")
     assert "there is no folder" in problem.what
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "said", "words"),
+    [
+        ("step/save/a.yaml", "defaults: {a: b}\n", "save=a", "defaults must be a list"),
+        ("step/save/b.yaml", "defaults: [nope]\n", "save=b", "Could not load 'step/save/nope'"),
+        ("step/save/c.yaml", "- a\n", "save=c", "must be a mapping"),
+        (
+            "more/d.yaml",
+            "# @package _global_\nsteps: {extra: {a: 1}}\n",
+            "+more=d",
+            "is no step of the recipe's list",
+        ),
+        ("more/e.yaml", "a: [\n", "+more=e", "while parsing a flow node"),
+    ],
+)
+def test_whatever_is_wrong_with_a_config_of_ones_own_is_a_problem(
+    problems_of: Problems, tmp_path: Path, file: str, text: str, said: str, words: str
+) -> None:
+    path = tmp_path / "conf" / file
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    (problem,) = problems_of(f"{BASE}  - save\n", said, config_dir=tmp_path / "conf")
+    assert words in problem.what
+
+
+def test_what_is_left_out_on_the_command_line_can_be_missed(problems_of: Problems) -> None:
+    (problem,) = problems_of(f"{BASE}  - save\n", "~load_base")
+    assert (problem.key, problem.fix) == ("save", "put `- load_base` before it")
