@@ -17,6 +17,7 @@ from pipeline.checkpoint.source import Source
 from pipeline.errors import InputError, MergelineError, Problem, RecipeError, Refused
 from pipeline.narrate import tell_step
 from pipeline.recipe.model import Recipe, StepCall
+from pipeline.report.units import size
 
 
 @dataclass(frozen=True)
@@ -202,7 +203,7 @@ def _without_room(recipe: Recipe, outputs: tuple[PlannedOutput, ...]) -> Iterato
         if needed[disk] > free:
             key = f"{output.step_id}.path"
             yield Problem(
-                f"needs about {_size(needed[disk])} on the disk of {parent}, and {_size(free)} are free",
+                f"needs about {size(needed[disk])} on the disk of {parent}, and {size(free)} are free",
                 fix="free some space, or write to another disk",
                 key=key,
                 place=recipe.place(key),
@@ -229,9 +230,3 @@ def _free_bytes(path: Path) -> int:
 def _existing(path: Path) -> Path:
     path = path.expanduser().absolute()
     return next(parent for parent in (path, *path.parents) if parent.exists())
-
-
-def _size(count: int) -> str:
-    from pipeline.report.units import size
-
-    return size(count)
