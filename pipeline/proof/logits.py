@@ -20,7 +20,7 @@ from pipeline.errors import InputError, MergelineError
 if TYPE_CHECKING:
     import torch
 
-LONGEST = 512
+LONGEST = 256
 """Tokens of a prompt that are looked at."""
 
 
@@ -66,11 +66,11 @@ def answers(model: Any, task: Task, token_ids: Sequence[Sequence[int]]) -> list[
     import torch
 
     device = next(model.parameters()).device
-    known = getattr(model.config.get_text_config(), "max_position_embeddings", None) or LONGEST
+    longest = _positions(model)
     made = []
     for ids in token_ids:
         with torch.inference_mode():
-            out = model(**_inputs(model, task, torch.tensor([list(ids)[:known]], device=device)))
+            out = model(**_inputs(model, task, torch.tensor([list(ids)[:longest]], device=device)))
         if task == "question_answering":
             rows = torch.cat([out.start_logits, out.end_logits])
         elif task == "feature_extraction":
@@ -79,6 +79,15 @@ def answers(model: Any, task: Task, token_ids: Sequence[Sequence[int]]) -> list[
             rows = out.logits[0] if out.logits.dim() == 3 else out.logits
         made.append(rows.float().cpu().contiguous())
     return made
+
+
+def _positions(model: Any) -> int:
+    """How many tokens a model takes; a few fewer, as some begin to count their positions at 2."""
+    config = model.config.get_text_config()
+    known = (
+        getattr(config, key, None) for key in ("max_position_embeddings", "max_target_positions")
+    )
+    return max(1, min((n for n in known if isinstance(n, int) and n > 0), default=LONGEST) - 2)
 
 
 def _inputs(model: Any, task: Task, ids: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from pipeline.blueprint import Folder
+from pipeline.blueprint import Dtype, Folder, Quantization
 from pipeline.errors import InputError
 from pipeline.proof.logits import Request, answers, tokenized
 from pipeline.proof.prompts import BUILT_IN
@@ -28,6 +28,11 @@ class Reference:
     """For each prompt (positions, classes), float32."""
     without_adapters: list[torch.Tensor] | None
     """The same with the adapters off; None when there are none."""
+    dtype: Dtype
+    """What the trained model computes in."""
+    quantization: Quantization | None
+    """How its base is held, unless it was dequantized."""
+    layers: int
 
 
 def listen(run: RunContext, folder: Folder, prompts: Sequence[str]) -> tuple[Reference, Request]:
@@ -63,9 +68,13 @@ def listen(run: RunContext, folder: Folder, prompts: Sequence[str]) -> tuple[Ref
     if trained.adapters:
         with live.model.disable_adapter():
             without = answers(live.model, task, ids)
+    config = live.model.config
+    dtype = cast(Dtype, str(config.dtype).removeprefix("torch."))
+    layers = getattr(config.get_text_config(), "num_hidden_layers", None) or 1
     del live
     run.release()
-    return Reference(texts, ids, logits, without), request
+    held = trained.base.quantization if trained.quantized else None
+    return Reference(texts, ids, logits, without, dtype, held, layers), request
 
 
 def _random_tokens(model: Any) -> list[list[int]]:

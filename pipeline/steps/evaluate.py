@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
@@ -13,6 +13,7 @@ from pipeline.errors import InputError, Refused
 from pipeline.steps import step, step_settings
 
 if TYPE_CHECKING:
+    from pipeline.realise.live import LiveModel
     from pipeline.run import RunContext
 
 
@@ -64,11 +65,12 @@ def _(settings: EvaluateSettings, run: RunContext) -> None:
     records = read_records(data, settings.limit)
     run.used(data)
     live = run.live()
+    max_length = _within(settings.max_length, live)
     encoded = encode(
         records,
         live.tokenizer,
         task,
-        _within(settings.max_length, live.model),
+        max_length,
         classes=dict(live.model.config.label2id or {}),
     )
     if not encoded.examples:
@@ -79,9 +81,7 @@ def _(settings: EvaluateSettings, run: RunContext) -> None:
             fix="give longer texts, or raise `max_length`",
         )
     if encoded.cut:
-        run.warn(
-            f"{encoded.cut} of {len(records)} examples were cut off at {settings.max_length} tokens"
-        )
+        run.warn(f"{encoded.cut} of {len(records)} examples were cut off at {max_length} tokens")
     with run.bar("evaluating", len(encoded.examples)) as bar:
         loss = measure(
             live.model,
@@ -101,7 +101,8 @@ def _(settings: EvaluateSettings, run: RunContext) -> None:
         )
 
 
-def _within(max_length: int, model: Any) -> int:
-    """No longer than the positions that the model knows."""
-    known = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    return min(max_length, known) if isinstance(known, int) and known > 1 else max_length
+def _within(max_length: int, live: LiveModel) -> int:
+    """No longer than the model and its tokenizer know positions for."""
+    positions = getattr(live.model.config.get_text_config(), "max_position_embeddings", None)
+    known = (positions, live.tokenizer.model_max_length)
+    return min(max_length, *(n for n in known if isinstance(n, int) and n > 1))

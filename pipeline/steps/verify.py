@@ -97,14 +97,16 @@ def _(settings: VerifySettings, run: RunContext) -> None:
             where=folder.path,
             fix="save the folder again with `save`, which brings the right tokenizer",
         )
-    shapes = [(tuple(a.shape), tuple(b.shape)) for a, b in zip(trained.logits, saved.logits, strict=True)]
+    shapes = [
+        (tuple(a.shape), tuple(b.shape)) for a, b in zip(trained.logits, saved.logits, strict=True)
+    ]
     if (other := next(((a, b) for a, b in shapes if a != b), None)) is not None:
         raise VerificationError(
             f"it predicts {other[1]} values (positions, classes), the trained model {other[0]}",
             where=folder.path,
             fix="the vocabulary or the head differs: check which base and adapter it was made from",
         )
-    default = default_tolerance(saved.dtype, folder.blueprint.trained().base.quantization)
+    default = default_tolerance((trained.dtype, saved.dtype), trained.quantization, trained.layers)
     found = compare(trained.logits, saved.logits, near=default.max_error or 0.0)
     kept = None
     if trained.without_adapters is not None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pipeline.errors import InputError, Refused
-from tests.steps.conftest import Session
+from tests.fixtures.session import Session
 
 Write = Callable[[str, str], str]
 

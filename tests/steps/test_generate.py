@@ -10,7 +10,7 @@ import torch
 
 from pipeline.errors import InputError, Refused
 from tests.fixtures.models import build_base, build_tokenizer
-from tests.steps.conftest import Session
+from tests.fixtures.session import Session
 
 PROMPTS = ["What is the capital of France?", "merge"]
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from pipeline.errors import Refused
 from tests.fixtures.models import build_adapter, build_tokenizer
-from tests.steps.conftest import Session
+from tests.fixtures.session import Session
 
 Base = Callable[..., Path]
 

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline.errors import InputError, Refused, RunError
-from tests.steps.conftest import Session, Silent
+from tests.fixtures.session import Session, Silent
 
 # PEFT 0.21 calls transformers by names that transformers 5.23 has deprecated.
 pytestmark = pytest.mark.filterwarnings(
@@ -108,7 +108,7 @@ def test_the_shape_of_the_adapter_is_as_asked(
 IN_A_PROCESS = """
 import sys
 from pathlib import Path
-from tests.steps.conftest import Session
+from tests.fixtures.session import Session
 base, data, folder = sys.argv[1:]
 session = Session(Path(folder))
 session.do("load_base", model=base, quantization="nf4")

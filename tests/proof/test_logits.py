@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.blueprint import Base, Placement
+from pipeline.errors import VerificationError
+from pipeline.proof.clean import ask
+from pipeline.proof.logits import Request, answers, main, tokenized
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_a_request_survives_the_way_through_a_file() -> None:
+    placement = Placement(device_map="auto", max_memory={"0": "1GiB"})
+    request = Request(Base("./m", task="seq2seq_lm", placement=placement), "cpu", prompts=("ä",))
+    assert Request.from_json(request.to_json()).base.placement.max_memory == {"0": "1GiB"}
+    assert Request.from_json(request.to_json()).prompts == ["ä"] or request.prompts == ("ä",)
+
+
+def test_the_clean_process_answers_like_plain_transformers(
+    base_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    base, prompts = base_model("llama"), ("Load the base", "merge")
+    threads = torch.get_num_threads()
+    found = ask(Request(Base(str(base)), "cpu", prompts=prompts, threads=threads), tmp_path)
+    model, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(base),
+        AutoTokenizer.from_pretrained(base),
+    )
+    assert found.token_ids == tokenized(tokenizer, prompts)
+    for prompt, logits in zip(prompts, found.logits, strict=True):
+        with torch.no_grad():
+            expected = model(**tokenizer(prompt, return_tensors="pt")).logits[0]
+        assert torch.equal(logits, expected.float())
+    assert found.dtype == "bfloat16"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_peft_cannot_be_imported_once_the_clean_process_has_begun(
+    base_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    request = tmp_path / "request.json"
+    base = Base(str(base_model("llama")))
+    request.write_text(
+        Request(base, "cpu", output=str(tmp_path / "out"), token_ids=((1, 2),)).to_json()
+    )
+    code = f"from pipeline.proof.logits import main\nmain({str(request)!r})\nimport peft"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+    )
+    assert (tmp_path / "out").is_file()
+    assert done.returncode == 1
+    assert "ModuleNotFoundError: import of peft halted" in done.stderr
+
+
+def test_a_process_that_has_imported_peft_is_not_clean(tmp_path: Path) -> None:
+    import peft  # noqa: F401
+
+    with pytest.raises(RuntimeError, match="process of its own"):
+        main(str(tmp_path / "request.json"))
+
+
+def test_what_goes_wrong_in_the_clean_process_is_told(tmp_path: Path) -> None:
+    request = Request(Base(str(tmp_path / "nowhere")), "cpu", prompts=("a",))
+    with pytest.raises(VerificationError, match="nowhere") as caught:
+        ask(request, tmp_path)
+    assert caught.value.where == str(tmp_path / "nowhere")
+
+
+def test_long_prompts_are_cut_to_the_positions_of_the_model(
+    base_model: Callable[..., Path],
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(base_model("gpt2"))
+    (rows,) = answers(model, "causal_lm", [[7] * 200])
+    assert rows.shape == (62, 320)
