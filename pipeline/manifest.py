@@ -21,7 +21,7 @@ from pipeline import __version__, secrets
 from pipeline.checkpoint.publish import write_atomic
 from pipeline.errors import InputError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 FILE_NAME = "manifest.json"
 
 LIBRARIES = (
@@ -135,7 +135,9 @@ class Manifest(_Record):
     def write(self) -> None:
         """Replace `manifest.json` in the run's folder, all at once and without secrets."""
         data = secrets.redact(self.model_dump(mode="json"))
-        write_atomic(Path(self.run_dir) / FILE_NAME, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+        write_atomic(
+            Path(self.run_dir) / FILE_NAME, json.dumps(data, indent=2, ensure_ascii=False) + "\n"
+        )
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -145,7 +147,9 @@ def read_manifest(path: Path) -> Manifest:
         return Manifest.model_validate_json(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(
-            "there is no run in this folder", where=path, fix="name a folder that `mergeline run` made"
+            "there is no run in this folder",
+            where=path,
+            fix="name a folder that `mergeline run` made",
         ) from None
     except (ValidationError, ValueError, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -182,7 +186,9 @@ def machine() -> dict[str, str]:
 def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+        return next(
+            line.partition(":")[2].strip() for line in lines if line.startswith("model name")
+        )
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
 
@@ -194,7 +200,12 @@ def git_commit(folder: Path) -> str | None:
     def git(*arguments: str) -> str | None:
         try:
             done = subprocess.run(
-                ["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=5, check=True
+                ["git", *arguments],
+                cwd=folder,
+                capture_output=True,
+                text=True,
+                timeout=5,
+                check=True,
             )
         except (OSError, subprocess.SubprocessError):
             return None

@@ -143,7 +143,8 @@ class RunContext:
         with self.bar("hashing", sum(f.stat().st_size for f in files), unit="B") as bar:
             hashes = hash_files(files, bar.advance)
         return [
-            FileRecord(path=_told(f, self.dir), bytes=f.stat().st_size, sha256=hashes[f]) for f in files
+            FileRecord(path=_told(f, self.dir), bytes=f.stat().st_size, sha256=hashes[f])
+            for f in files
         ]
 
 
@@ -155,19 +156,19 @@ def run(recipe: Recipe, plan: Plan, console: Console) -> Manifest:
     """
     recipe.run_dir.mkdir(parents=True, exist_ok=True)
     record = _begin(recipe, plan)
-    record.write()
     context = RunContext(recipe, console)
     started = time.perf_counter()
     with logs.run_log(recipe.run_dir / LOG_FILE), _terminate_politely():
-        log.info("recipe %s, overrides %s", recipe.path, list(recipe.overrides))
-        console.run_started(recipe)
         try:
+            record.write()
+            log.info("recipe %s, overrides %s", recipe.path, list(recipe.overrides))
+            console.run_started(recipe)
             _run_steps(recipe, plan, context, record)
             _finish_inputs(plan, context, record)
             record.status = "done"
         except KeyboardInterrupt:
             record.status = "interrupted"
-        except _StepFailed:
+        except _StepFailedError:
             record.status = "failed"
         finally:
             context.release()
@@ -179,18 +180,18 @@ def run(recipe: Recipe, plan: Plan, console: Console) -> Manifest:
     return record
 
 
-class _StepFailed(Exception):
+class _StepFailedError(Exception):
     """A step failed, and the manifest tells why."""
 
 
 def _run_steps(recipe: Recipe, plan: Plan, context: RunContext, record: Manifest) -> None:
-    for number, (call, state, entry) in enumerate(
-        zip(recipe.steps, plan.states, record.steps, strict=True), start=1
+    for number, (call, planned, state, entry) in enumerate(
+        zip(recipe.steps, plan.steps, plan.states, record.steps, strict=True), start=1
     ):
         context.state, context.record = state, entry
         entry.status = "running"
         record.write()
-        context.console.step_started(number, len(recipe.steps), call.id, call.step.summary)
+        context.console.step_started(number, len(recipe.steps), call.id, planned.does)
         memory.reset_peak()
         started = time.perf_counter()
         try:
@@ -211,7 +212,7 @@ def _run_steps(recipe: Recipe, plan: Plan, context: RunContext, record: Manifest
             )
             if stopped:
                 raise
-            raise _StepFailed from error
+            raise _StepFailedError from error
         finally:
             entry.seconds = round(time.perf_counter() - started, 3)
             entry.peak_memory_bytes = memory.peak_bytes()
@@ -234,7 +235,9 @@ def _begin(recipe: Recipe, plan: Plan) -> Manifest:
         engine=plan.engine,
         tags=list(recipe.tags),
         steps=[
-            StepRecord(id=c.id, step=c.step.name, preset=c.preset, settings=dict(settings.get(c.id) or {}))
+            StepRecord(
+                id=c.id, step=c.step.name, preset=c.preset, settings=dict(settings.get(c.id) or {})
+            )
             for c in recipe.steps
         ],
         warnings=list(plan.warnings),
@@ -274,12 +277,20 @@ def _explain(error: BaseException) -> ErrorRecord:
         return ErrorRecord(type=kind, what=_clean(error.what), where=error.where, fix=error.fix)
     if isinstance(error, KeyboardInterrupt):
         return ErrorRecord(type=kind, what="interrupted", fix="run the same command again")
-    if isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate" in str(error):
-        fix = "free memory, or spread the base with `load_base.device_map=auto` and `offload_folder`"
+    if (
+        isinstance(error, MemoryError)
+        or "out of memory" in str(error)
+        or "can't allocate" in str(error)
+    ):
+        fix = (
+            "free memory, or spread the base with `load_base.device_map=auto` and `offload_folder`"
+        )
         return ErrorRecord(type=kind, what="out of memory", fix=fix)
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         where = error.filename and str(error.filename)
-        return ErrorRecord(type=kind, what="the disk is full", where=where, fix="free space, run again")
+        return ErrorRecord(
+            type=kind, what="the disk is full", where=where, fix="free space, run again"
+        )
     first = (str(error).strip().splitlines() or ["no message"])[0]
     fix = f"the whole traceback is in {LOG_FILE} in the run's folder; --debug prints it"
     return ErrorRecord(type=kind, what=_clean(f"{kind}: {first}"), fix=fix)
@@ -296,10 +307,8 @@ def _say(error: ErrorRecord, recipe: Recipe, call: StepCall) -> str:
 
 def _files_in(paths: list[Path]) -> list[Path]:
     """The files themselves and all files below the folders, in a stable order."""
-    found: set[Path] = set()
-    for path in paths:
-        found.update(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else found.add(path)
-    return sorted(found)
+    below = [path.rglob("*") if path.is_dir() else [path] for path in paths]
+    return sorted({file for files in below for file in files if file.is_file()})
 
 
 def _told(path: Path, run_dir: Path) -> str:

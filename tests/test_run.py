@@ -82,7 +82,11 @@ class Steps:
             fingerprint="f" * 64,
         )
         plan = SimpleNamespace(
-            states=tuple(State(step_id=c.id) for c in calls), sources=(), warnings=(), engine="live"
+            states=tuple(State(step_id=c.id) for c in calls),
+            steps=tuple(SimpleNamespace(does="does it") for c in calls),
+            sources=(),
+            warnings=(),
+            engine="live",
         )
         told = Told()
         return run(recipe, plan, told), told  # type: ignore[arg-type]

@@ -57,6 +57,16 @@ def tokenizer_folder(blueprint: Blueprint) -> Path | None:
     return owner.source.fetch([*names, *config, *matching(owner.source.files, CODE)])
 
 
+def chat_template(blueprint: Blueprint) -> str | None:
+    """The template that the saved model will have in place of the tokenizer's own, if it is another one."""
+    owner = _tokenizer_owner(blueprint)
+    if isinstance(owner, BaseCheckpoint):
+        adapters = reversed(_adapters(blueprint))
+        brought = next((a.source for a in adapters if CHAT[0] in a.source.files), None)
+        return _template_text(brought) if brought else None
+    return None if has_chat_template(owner.source) else _template_text(inspect_base(blueprint.base).source)
+
+
 def has_chat_template(source: Source) -> bool:
     """Whether a chat template lies beside the tokenizer or in its config."""
     if matching(source.files, CHAT):
@@ -83,13 +93,18 @@ def _adapters(blueprint: Blueprint) -> list[AdapterCheckpoint]:
 def _keep_chat_template(source: Source, folder: Path) -> list[str]:
     """The base's chat template beside a tokenizer of the adapter that has none."""
     names = _copy(source, CHAT, folder)
-    if names:
+    if names or (template := _template_text(source)) is None:
         return names
-    template = (source.read_json("tokenizer_config.json") or {}).get("chat_template")
-    if not isinstance(template, str):
-        return []
     (folder / CHAT[0]).write_text(template, encoding="utf-8")
     return [CHAT[0]]
+
+
+def _template_text(source: Source) -> str | None:
+    file = source.read_bytes(CHAT[0])
+    if file is not None:
+        return file.decode("utf-8")
+    template = (source.read_json("tokenizer_config.json") or {}).get("chat_template")
+    return template if isinstance(template, str) else None
 
 
 def _copy(source: Source, patterns: Iterable[str], folder: Path) -> list[str]:

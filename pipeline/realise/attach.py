@@ -118,7 +118,7 @@ def _attach_one(model: Any, adapter: Adapter, placement: Placement, trainable: b
         raise
     except RuntimeError as error:
         raise _as_merge_error(error, adapter) from error
-    except (ValueError, TypeError, IndexError) as error:
+    except (ValueError, TypeError, IndexError, ImportError) as error:
         raise MergeError(
             f"PEFT cannot attach it: {error}",
             where=adapter.path,

@@ -34,6 +34,9 @@ class Folded:
 def fold(model: Any, wanted: Fold, *, placement: Placement) -> Folded:
     """Attach the adapters of a fold to a plain model and merge them, with PEFT's arithmetic.
 
+    The sums are those of a plain `merge_and_unload()`, safe or not: PEFT's own `safe_merge=True` rounds
+    each delta to the base's dtype before it is added, which loses accuracy and gives other bits.
+
     Raises MergeError when an adapter does not fit, when a merged weight is NaN or infinite (and
     `wanted.safe`), or when the merge changes nothing.
     """
@@ -46,6 +49,8 @@ def fold(model: Any, wanted: Fold, *, placement: Placement) -> Folded:
     for group in touched:
         untie(group)
     model = _merge(peft_model, wanted)
+    if wanted.safe:
+        _check_finite(model, claimed, wanted)
     settle_ties(model, touched)
     after = digests(model)
     unchanged = tuple(module for module in claimed if not _changed(module, before, after))
@@ -116,17 +121,37 @@ def _merge(peft_model: Any, wanted: Fold) -> Any:
             warnings.filterwarnings(
                 "ignore", message="Input and output embeddings are no longer tied"
             )
-            return peft_model.merge_and_unload(safe_merge=wanted.safe, adapter_names=names)
+            return peft_model.merge_and_unload(adapter_names=names)
     except torch.OutOfMemoryError:
         raise
     except (ValueError, RuntimeError, AttributeError) as error:
         raise MergeError(
             f"PEFT cannot merge it: {error}",
             where=_first_wrapped(peft_model),
-            fix="use an earlier checkpoint of the adapter; its training diverged"
-            if "NaN" in str(error)
-            else "serve the base with the adapter attached, by PEFT",
+            fix="serve the base with the adapter attached, by PEFT",
         ) from error
+
+
+def _check_finite(model: Any, claimed: tuple[str, ...], wanted: Fold) -> None:
+    """Raise MergeError, naming the first module, when a merged parameter is NaN or infinite."""
+    from accelerate.utils import align_module_device
+
+    for name in claimed:
+        module = model.get_submodule(name)
+        with align_module_device(module):  # brings what is offloaded into memory
+            own = dict(module.named_parameters(recurse=False))
+            broken = [
+                leaf
+                for leaf, parameter in own.items()
+                if parameter.is_floating_point() and not bool(torch.isfinite(parameter).all())
+            ]
+        if broken:
+            raise MergeError(
+                f"the merged {broken[0]} holds NaN or infinite values",
+                where=name,
+                fix=f"the training of {' or '.join(a.path for a in wanted.adapters)} diverged, or its "
+                "delta overflows the base's dtype: use an earlier checkpoint of it, or a wider dtype",
+            )
 
 
 def _first_wrapped(peft_model: Any) -> str:

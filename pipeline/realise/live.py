@@ -45,7 +45,7 @@ class LiveModel:
         """
         from transformers import AutoTokenizer
 
-        from pipeline.checkpoint.companions import tokenizer_folder
+        from pipeline.checkpoint.companions import chat_template, tokenizer_folder
 
         folder = tokenizer_folder(self.blueprint)
         if folder is None:
@@ -55,7 +55,7 @@ class LiveModel:
                 fix="put the tokenizer's files into the base's folder",
             )
         try:
-            return AutoTokenizer.from_pretrained(
+            tokenizer = AutoTokenizer.from_pretrained(
                 str(folder),
                 local_files_only=True,
                 trust_remote_code=self.blueprint.base.trust_remote_code,
@@ -66,6 +66,8 @@ class LiveModel:
                 where=folder,
                 fix="check tokenizer.json and tokenizer_config.json there",
             ) from error
+        tokenizer.chat_template = chat_template(self.blueprint) or tokenizer.chat_template
+        return tokenizer
 
 
 def realise(

@@ -28,7 +28,7 @@ def print_recipes() -> None:
 def print_steps() -> None:
     """Every step in a line."""
     rows = [
-        (name, " ".join(step.doc.partition("\n\n")[0].split()), ", ".join(shipped_presets(name)))
+        (name, step.summary, ", ".join(shipped_presets(name)))
         for name, step in all_steps().items()
     ]
     _print_table(("step", "what it does", "presets"), rows)

@@ -31,7 +31,16 @@ import inspect
 import pkgutil
 from collections.abc import Callable, Iterable
 from dataclasses import field
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, dataclass_transform, get_type_hints
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Generic,
+    Literal,
+    TypeVar,
+    cast,
+    dataclass_transform,
+    get_type_hints,
+)
 
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass as pydantic_dataclass
@@ -55,7 +64,8 @@ def step_settings(cls: type[S]) -> type[S]:
     go into the type, as `Annotated[int, Field(ge=1)]`.
     """
     config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
-    return pydantic_dataclass(frozen=True, kw_only=True, config=config)(cls)
+    made: Any = pydantic_dataclass(frozen=True, kw_only=True, config=config)(cls)
+    return cast("type[S]", made)
 
 
 class Step(Generic[S]):
@@ -77,8 +87,8 @@ class Step(Generic[S]):
 
     @property
     def summary(self) -> str:
-        """The first line of the documentation."""
-        return self.doc.partition("\n")[0]
+        """The first paragraph of the documentation, in one line."""
+        return " ".join(self.doc.partition("\n\n")[0].split())
 
     def act(self, function: Callable[[S, RunContext], None]) -> Callable[[S, RunContext], None]:
         """Decorator for the function that does the work of this step during a run."""

@@ -22,7 +22,7 @@ class AttachAdapterSettings:
     """Folder of the adapter, or its id on the Hugging Face Hub."""
     revision: str | None = None
     """Branch, tag or commit of an adapter on the Hub."""
-    name: str | None = None
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$", examples=["default"])] | None = None
     """What to call it within the model; by default `default`, then `default_2`, ..."""
     weight: Annotated[float, Field(allow_inf_nan=False)] = 1.0
     """Multiplies the adapter's delta. Only for adapters that are a delta: LoRA, LoHa, LoKr."""

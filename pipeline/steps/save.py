@@ -22,7 +22,9 @@ class SaveSettings:
     """Folder to write. Appears under this name only when it is complete."""
     dtype: Literal["keep"] | Dtype = "keep"
     """Dtype of the saved weights; `keep` is the base checkpoint's own."""
-    max_shard_size: Annotated[str, Field(pattern=r"^\d+(\.\d+)?\s*([KMGT]i?)?B$")] = "5GB"
+    max_shard_size: Annotated[
+        str, Field(examples=["5GB"], pattern=r"^\d+(\.\d+)?\s*([KMGT]i?)?B$")
+    ] = "5GB"
     """Weights beyond this are split over several files."""
     overwrite: bool = False
     """Replace a model folder of that name, once the new one is complete."""
@@ -43,7 +45,9 @@ def save(settings: SaveSettings, state: State) -> State:
             otherwise=after,
         )
     if any(folder.path == path for folder in state.folders):
-        raise Refused(f"an earlier step writes {path} already", key="path", fix="choose another folder")
+        raise Refused(
+            f"an earlier step writes {path} already", key="path", fix="choose another folder"
+        )
     try:
         check_target(path, overwrite=settings.overwrite, inputs=input_folders(blueprint))
     except OutputError as error:
@@ -56,6 +60,8 @@ def _(settings: SaveSettings, run: RunContext) -> None:
     from pipeline.realise import write_model
 
     with publishing(Path(settings.path), overwrite=settings.overwrite) as folder:
-        written = write_model(run, folder, dtype=settings.dtype, max_shard_size=settings.max_shard_size)
+        written = write_model(
+            run, folder, dtype=settings.dtype, max_shard_size=settings.max_shard_size
+        )
     run.made(Path(settings.path))
     run.metrics({"bytes": written.bytes, "tensors": written.tensors})

@@ -229,7 +229,7 @@ def plain_merge(case: Case, base: Path, adapters: list[Path], output: Path) -> N
         for layer in model.modules():
             if hasattr(layer, "set_scale"):
                 layer.set_scale(name, weight)
-    model = model.merge_and_unload(safe_merge=True)
+    model = model.merge_and_unload()
     model.save_pretrained(output, max_shard_size=case.shard)
 
 
@@ -285,7 +285,7 @@ def test_base_that_is_saved_quantized(kind: str, base_model: Any, tmp_path: Path
     adapter = build_adapter(tmp_path / "adapter", original, lora()())
 
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base").dequantize()
-    model = PeftModel.from_pretrained(model, tmp_path / "adapter").merge_and_unload(safe_merge=True)
+    model = PeftModel.from_pretrained(model, tmp_path / "adapter").merge_and_unload()
     saved = Quantization(quantization.kind, saved=True)
     blueprint = Blueprint(
         Base(str(tmp_path / "base"), quantization=saved),
@@ -319,7 +319,7 @@ def test_attach_before_or_after_dequantize_is_one_model(base_model: Any, tmp_pat
         model.merge_and_unload()
 
     model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype="auto", **CONFIGS[NF4])
-    model = PeftModel.from_pretrained(model.dequantize(), adapter).merge_and_unload(safe_merge=True)
+    model = PeftModel.from_pretrained(model.dequantize(), adapter).merge_and_unload()
     merged = merge.describe(merge.settings(), before).blueprint
     assert merged is not None
     assert_same_bits(realise(merged, device="cpu").model.state_dict(), model.state_dict())
@@ -331,8 +331,8 @@ def test_two_merges_in_a_row(base_model: Any, tmp_path: Path) -> None:
     second = build_adapter(tmp_path / "second", base, lora(target_modules=LINEAR)(), seed=2)
 
     model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype="auto")
-    model = PeftModel.from_pretrained(model, first).merge_and_unload(safe_merge=True)
-    model = PeftModel.from_pretrained(model, second).merge_and_unload(safe_merge=True)
+    model = PeftModel.from_pretrained(model, first).merge_and_unload()
+    model = PeftModel.from_pretrained(model, second).merge_and_unload()
     blueprint = Blueprint(
         Base(str(base)),
         folds=(Fold((Adapter(str(first)),)), Fold((Adapter(str(second), name="second"),))),
@@ -377,7 +377,7 @@ def test_dequantize_to_another_dtype(dtype: Any, base_model: Any, tmp_path: Path
 
     model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype="auto", **CONFIGS[NF4])
     model = model.dequantize(dtype=wanted).to(wanted)
-    model = PeftModel.from_pretrained(model, adapter).merge_and_unload(safe_merge=True)
+    model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
     model.save_pretrained(tmp_path / "plain")
     blueprint = Blueprint(
         Base(str(base), quantization=NF4),

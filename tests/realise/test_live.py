@@ -11,12 +11,16 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig
 from safetensors.torch import load_file
+from transformers import AutoTokenizer
 
-from pipeline.blueprint import Base, Blueprint, Placement, Quantization
+from pipeline.blueprint import Adapter, Base, Blueprint, Placement, Quantization
+from pipeline.checkpoint.companions import copy_companions
 from pipeline.errors import InputError
 from pipeline.realise.live import realise
 from pipeline.report import plain
+from tests.fixtures.models import build_adapter, build_tokenizer
 
 NF4 = Quantization("nf4", compute_dtype="bfloat16")
 
@@ -144,3 +148,25 @@ def test_progress_is_told_to_the_console(base_model: Any, monkeypatch: pytest.Mo
     blueprint = Blueprint(Base(str(base_model("llama")), quantization=NF4), dequantize=True)
     realise(blueprint, device="cpu", console=plain.PlainConsole(stream))
     assert "building the model" in stream.getvalue()
+
+
+@pytest.mark.parametrize("bare_adapter", [True, False])
+def test_live_tokenizer_has_the_chat_template_of_the_saved_folder(
+    bare_adapter: bool, base_model: Any, tmp_path: Path
+) -> None:
+    """Before a merge and after it, `generate` must speak to the model in the same way."""
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    shutil.copytree(base_model("llama"), base)
+    build_adapter(adapter, base, LoraConfig(target_modules=["q_proj"]))
+    if bare_adapter:
+        (adapter / "chat_template.jinja").write_text("adapter's: {{ messages }}")
+    else:
+        build_tokenizer(adapter)
+        (base / "chat_template.jinja").write_text("base's: {{ messages }}")
+    attached = Blueprint(Base(str(base)), adapters=(Adapter(str(adapter)),))
+    saved = tmp_path / "saved"
+    saved.mkdir()
+    copy_companions(attached, saved)
+    expected = AutoTokenizer.from_pretrained(saved).chat_template
+    assert expected in ("adapter's: {{ messages }}", "base's: {{ messages }}")
+    assert realise(attached, device="cpu").tokenizer.chat_template == expected
