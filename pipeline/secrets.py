@@ -38,14 +38,14 @@ _SHAPES = re.compile(
     r"""
       (?<![A-Za-z0-9_]) hf_[A-Za-z0-9]{16,}                       # Hugging Face
     | (?<![A-Za-z0-9_]) api_org_[A-Za-z0-9]{16,}
-    | (?<![A-Za-z0-9]) sk-(?=[\w-]*\d)[\w-]{16,}                  # OpenAI, Anthropic and others
+    | (?<![A-Za-z0-9]) sk-(?=[\w-]{0,60}\d)[\w-]{16,}             # OpenAI, Anthropic and others
     | (?<![A-Za-z0-9]) gh[pousr]_[A-Za-z0-9]{16,}                 # GitHub
     | (?<![A-Za-z0-9]) github_pat_\w{16,}
     | (?<![A-Za-z0-9]) glpat-[\w-]{16,}                           # GitLab
     | (?<![A-Za-z0-9]) xox[abprs]-[\w-]{10,}                      # Slack
     | (?<![A-Za-z0-9]) (?:AKIA|ASIA)[A-Z0-9]{16}(?![A-Za-z0-9])   # AWS
     | (?<![A-Za-z0-9]) AIza[\w-]{35}                              # Google
-    | (?<![A-Za-z0-9]) eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]*         # JSON web token
+    | (?<![\w-]) eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]*               # JSON web token
     | -----BEGIN[ A-Z]*PRIVATE\ KEY-----.*?(?:-----END[ A-Z]*PRIVATE\ KEY-----|\Z)
     """,
     re.VERBOSE | re.DOTALL,
@@ -58,13 +58,15 @@ _HEADER = re.compile(r"(?i)\b(authorization['\"]?\s*[:=]\s*['\"]?)(?:[a-z]+\s+)?
 _BEARER = re.compile(r"(?i)\b(bearer\s+)[\w.~+/=-]{12,}")
 _ASSIGNED = re.compile(
     r"""
-    (?P<key> \b (?=[\w.-]*(?i:token|pass|pwd|secret|cred|key|auth)) [A-Za-z_][\w.-]* )
-    (?P<sign> ['"]? \s* [=:] \s* )
-    (?: (?P<quote> ['"] ) (?P<quoted> (?: (?!(?P=quote)) [^\\\n] | \\. )* ) (?P=quote)
+    (?<![\w.-]) (?=[\w.-]{0,200}?(?i:token|pass|pwd|secret|cred|key|auth))
+    (?P<key> [.-]{0,2} [A-Za-z_][\w.-]{0,200} ) (?P<sign> ['"]? \s{0,20} [=:] \s{0,20} )
+    (?: (?P<quote> ['"] ) (?P<quoted> (?: (?!(?P=quote)) [^\\\n] | \\. ){0,4000} ) (?P=quote)
       | (?P<bare> [^\s,;&'"(){}\[\]<>]+ ) )
     """,
     re.VERBOSE,
 )
+# Every repetition above that could be tried from many places is bounded: a log line of a megabyte,
+# whatever is in it, must not hold up a run.
 
 
 def redact_text(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import secrets as randomness
 import string
+import time
 from collections.abc import Callable
 
 import pytest
@@ -55,6 +56,7 @@ def test_a_secret_is_known_by_its_shape_anywhere_in_a_text(shape: str) -> None:
         "params.password={secret}",
         "+params.api_key='{secret}'",
         "HF_TOKEN={secret} mergeline run",
+        "tool --api-key={secret} --verbose",
         '{{"client_secret": "{secret}"}}',
         "wandb: token = {secret}",
         "-----BEGIN RSA PRIVATE KEY-----\n{secret}\n-----END RSA PRIVATE KEY-----",
@@ -124,6 +126,15 @@ def test_values_of_secret_environment_variables_are_known(monkeypatch: pytest.Mo
     text = "model: correct horse battery, false-and-longer"
 
     assert redact_text(text) == f"model: {HIDDEN}, false-and-longer"
+
+
+@pytest.mark.parametrize("piece", ["a.b-", "token='\\'", "sk-a", "eyJaaaaaaaa-", "key ", "x://a:"])
+def test_a_long_line_takes_no_longer_than_its_length(piece: str) -> None:
+    started = time.process_time()
+
+    redact_text(piece * (200_000 // len(piece)))
+
+    assert time.process_time() - started < 2  # 0.1 s; when it was not linear, minutes
 
 
 def test_redacting_twice_changes_nothing_more() -> None:
