@@ -9,101 +9,39 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 
+# fmt: off
 NAMES = [
-    "Ada",
-    "Ben",
-    "Cleo",
-    "Dan",
-    "Eva",
-    "Finn",
-    "Gus",
-    "Hana",
-    "Ivy",
-    "Jon",
-    "Kira",
-    "Leo",
-    "Mia",
-    "Ned",
-    "Oda",
-    "Pia",
-    "Quin",
-    "Rosa",
-    "Sam",
-    "Tess",
-    "Una",
-    "Vic",
+    "Ada", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gus", "Hana", "Ivy", "Jon", "Kira", "Leo", "Mia",
+    "Ned", "Oda", "Pia", "Quin", "Rosa", "Sam", "Tess", "Una", "Vic",
 ]
 ANIMALS = [
-    "fox",
-    "owl",
-    "bear",
-    "hare",
-    "mouse",
-    "otter",
-    "cat",
-    "dog",
-    "goat",
-    "crow",
-    "wolf",
-    "hen",
-    "frog",
-    "seal",
-    "mole",
-    "duck",
-    "lynx",
-    "pony",
+    "fox", "owl", "bear", "hare", "mouse", "otter", "cat", "dog", "goat", "crow", "wolf", "hen",
+    "frog", "seal", "mole", "duck", "lynx", "pony",
 ]
 TRAITS = [
-    "brave",
-    "clever",
-    "gentle",
-    "grumpy",
-    "hungry",
-    "kind",
-    "lazy",
-    "merry",
-    "proud",
-    "quick",
-    "quiet",
-    "shy",
-    "silly",
-    "sleepy",
-    "wise",
+    "brave", "clever", "gentle", "grumpy", "hungry", "kind", "lazy", "merry", "proud", "quick",
+    "quiet", "shy", "silly", "sleepy", "wise",
 ]
 PLACES = [
-    "in an old barn",
-    "in a quiet forest",
-    "on a tall tower",
-    "by a small harbour",
-    "in a green valley",
-    "on a snowy hill",
+    "in an old barn", "in a quiet forest", "on a tall tower", "by a small harbour",
+    "in a green valley", "on a snowy hill",
 ]
 THINGS = [
-    "a golden key",
-    "a torn map",
-    "a shiny coin",
-    "a broken clock",
-    "a red kite",
-    "a silver bell",
+    "a golden key", "a torn map", "a shiny coin", "a broken clock", "a red kite", "a silver bell",
     "a heavy chest",
 ]
 FRIENDS = [
-    "the miller",
-    "the baker",
-    "an old sailor",
-    "a young gardener",
-    "the blacksmith",
+    "the miller", "the baker", "an old sailor", "a young gardener", "the blacksmith",
     "a travelling singer",
 ]
-FEELINGS = ["happy", "proud", "curious", "calm", "grateful", "surprised"]
+FEELINGS = [
+    "happy", "proud", "curious", "calm", "grateful", "surprised",
+]
 GIFTS = [
-    "warm bread",
-    "a woollen hat",
-    "fresh apples",
-    "a bright lantern",
-    "a wooden spoon",
+    "warm bread", "a woollen hat", "fresh apples", "a bright lantern", "a wooden spoon",
     "a pot of honey",
 ]
+# fmt: on
 
 Talk = list[dict[str, str]]
 """Messages, each with `role` and `content`."""

@@ -111,7 +111,7 @@ def test_models_of_other_shapes_pass_too(
     targets: list[str],
 ) -> None:
     base = base_model(architecture)
-    config = LoraConfig(r=8, target_modules=targets)
+    config = LoraConfig(r=8, target_modules=targets, fan_in_fan_out=architecture == "gpt2")
     adapter = build_adapter(tmp_path / "lora", base, config, auto_class=auto_class, scale=0.15)
     merge(session, base, adapter, quantization="nf4", task=task)
     verdict = judge(session)
@@ -151,7 +151,7 @@ def test_a_folder_without_adapters_is_held_against_the_base(
 
 
 Tensors = dict[str, torch.Tensor]
-Q_PROJ = "model.layers.1.self_attn.q_proj.weight"
+SQUARE = "model.layers.1.self_attn.o_proj.weight"
 
 
 def _adapter_left_out(merged: Tensors, plain: Tensors) -> None:
@@ -168,8 +168,8 @@ def _one_module_left_out(merged: Tensors, plain: Tensors) -> None:
 
 
 def _delta_transposed(merged: Tensors, plain: Tensors) -> None:
-    delta = merged[Q_PROJ].float() - plain[Q_PROJ].float()
-    merged[Q_PROJ] = (plain[Q_PROJ].float() + delta.T).to(merged[Q_PROJ].dtype).contiguous()
+    delta = merged[SQUARE].float() - plain[SQUARE].float()
+    merged[SQUARE] = (plain[SQUARE].float() + delta.T).to(merged[SQUARE].dtype).contiguous()
 
 
 def _half_the_scale(merged: Tensors, plain: Tensors) -> None:
