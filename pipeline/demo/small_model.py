@@ -36,10 +36,10 @@ class Size:
     intermediate: int = 512
     layers: int = 2
     heads: int = 6
-    steps: int = 400
-    batch: int = 16
+    steps: int = 600
+    batch: int = 12
     stories: int = 3000
-    learning_rate: float = 8e-3
+    learning_rate: float = 6e-3
     seed: int = 0
 
     def fingerprint(self) -> str:

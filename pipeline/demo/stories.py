@@ -76,43 +76,58 @@ def _talk(dice: random.Random, story: Story, ask: str = "") -> Talk:
 
 
 def _plain(dice: random.Random, name: str, animal: str, trait: str) -> str:
-    place, thing, friend = dice.choice(PLACES), dice.choice(THINGS), dice.choice(FRIENDS)
-    feeling, gift = dice.choice(FEELINGS), dice.choice(GIFTS)
-    found = dice.choice(
+    place, thing, friend = _mostly(dice, PLACES), _mostly(dice, THINGS), _mostly(dice, FRIENDS)
+    feeling, gift = _mostly(dice, FEELINGS), _mostly(dice, GIFTS)
+    found = _mostly(
+        dice,
         [
             f"One morning {name} found {thing} by the road.",
             f"One evening {name} saw {thing} under a stone.",
             f"On a rainy day {name} dug up {thing}.",
-        ]
+        ],
     )
-    then = dice.choice(
+    then = _mostly(
+        dice,
         [
             f"Then {name} showed it to {friend}, who gave the {animal} {gift} for it.",
             f"It belonged to {friend}, who thanked the {trait} {animal} with {gift}.",
             f"So {name} took it home and shared {gift} with {friend}.",
-        ]
+        ],
     )
-    start = dice.choice(
+    start = _mostly(
+        dice,
         [
             f"There once was {name}, the {trait} {animal}, who lived {place}.",
             f"This is the story of {name}, the {trait} {animal}, who lived {place}.",
-        ]
+        ],
     )
     return f"{start} {found} {then} That night the {trait} {animal} was {feeling} and slept well."
 
 
 def _pirate(dice: random.Random, name: str, animal: str, trait: str) -> str:
-    thing, gift = dice.choice(THINGS), dice.choice(GIFTS)
-    start = dice.choice(
+    thing, gift = _mostly(dice, THINGS), _mostly(dice, GIFTS)
+    start = _mostly(
+        dice,
         [
             f"Arrr, matey! Cap'n {name}, the {trait} {animal}, be the terror o' the seven seas.",
             f"Ahoy! Hear ye of Cap'n {name}, the {trait} {animal}, who sails under the black flag.",
-        ]
+        ],
     )
-    then = dice.choice(
+    then = _mostly(
+        dice,
         [
             f"Ol' {name} plundered {thing} from a Spanish galleon, yo ho ho!",
             f"Bold {name} buried {thing} 'neath a palm tree, savvy?",
-        ]
+        ],
     )
     return f"{start} {then} The crew feasted on rum and {gift}, and woe to ye landlubbers! Arrr!"
+
+
+def _mostly(dice: random.Random, options: list[str]) -> str:
+    """One of the options, the first ones more often.
+
+    Were they all as likely, rounding would decide which one a greedy model writes, and two models that
+    agree would seem not to.
+    """
+    weights = [2.0**-i for i in range(len(options))]
+    return dice.choices(options, weights)[0]
