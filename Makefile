@@ -9,7 +9,7 @@ WORKERS ?= --numprocesses=auto --maxprocesses=4 --dist=worksteal
 
 export PYTHON
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format types venv clean
+.PHONY: help demo test lint format types docs venv clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,10 @@ format: venv ## Apply ruff's formatting and its safe fixes
 
 types: venv ## Check the types of pipeline/ strictly
 	@.venv/bin/mypy
+
+docs: venv ## Write what is generated: docs/steps.md and the JSON Schema of recipes
+	@.venv/bin/python -m pipeline.report.steps_page docs/steps.md
+	@.venv/bin/mergeline schema > recipes/recipe.schema.json
 
 venv: ## Make .venv, or bring it up to date
 	@.ci/venv

@@ -48,13 +48,14 @@ def print_step(name: str) -> None:
         console.print(f"needs  {', '.join(sorted(step.needs))}", highlight=False)
     if step.makes:
         console.print(f"makes  {', '.join(sorted(step.makes))}", highlight=False)
-    _print_table(("option", "type", "default", ""), _options(step), console)
+    _print_table(("option", "type", "default", ""), option_rows(step), console)
     presets = [(preset, about_preset(name, preset)) for preset in shipped_presets(name)]
     if presets:
         _print_table(("preset", ""), presets, console)
 
 
-def _options(step: Step[Any]) -> list[tuple[str, str, str, str]]:
+def option_rows(step: Step[Any]) -> list[tuple[str, str, str, str]]:
+    """Name, type, default and documentation of each option of a step."""
     from pydantic import TypeAdapter
 
     schema = TypeAdapter(step.settings).json_schema()
