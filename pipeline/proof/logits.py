@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.blueprint import Base, Placement, Task
 from pipeline.errors import InputError, MergelineError
+from pipeline.proof.device import input_device
 
 if TYPE_CHECKING:
     import torch
@@ -47,6 +48,8 @@ class Request:
         fields = json.loads(text)
         placement = Placement(**fields["base"].pop("placement"))
         base = Base(**fields.pop("base"), placement=placement)
+        fields["prompts"] = tuple(fields["prompts"])
+        fields["token_ids"] = tuple(map(tuple, fields["token_ids"]))
         return Request(base=base, **fields)
 
 
@@ -65,7 +68,7 @@ def answers(model: Any, task: Task, token_ids: Sequence[Sequence[int]]) -> list[
     """
     import torch
 
-    device = next(model.parameters()).device
+    device = input_device(model)
     longest = _positions(model)
     made = []
     for ids in token_ids:
@@ -98,7 +101,7 @@ def _inputs(model: Any, task: Task, ids: torch.Tensor) -> dict[str, torch.Tensor
         config = model.config
         shape = (1, config.num_mel_bins, 2 * config.max_source_positions)
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-        sound = noise.to(ids.device, next(model.parameters()).dtype)
+        sound = noise.to(ids.device, model.dtype)
         return {"input_features": sound, "decoder_input_ids": ids}
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if task == "seq2seq_lm":

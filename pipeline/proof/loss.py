@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.blueprint import Task
 from pipeline.encode import IGNORED, Example, batches
+from pipeline.proof.device import input_device
 
 if TYPE_CHECKING:
     import torch
@@ -53,7 +54,7 @@ def measure(
     """
     import torch
 
-    device = next(model.parameters()).device
+    device = input_device(model)
     if task == "sequence_classification" and model.config.get_text_config().pad_token_id is None:
         batch_size = 1  # the model could not tell where the text ends
     total, counted, right = 0.0, 0, 0

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from pipeline.blueprint import Task
+from pipeline.proof.device import input_device
 
 _KEPT = (
     "bos_token_id",
@@ -54,7 +55,7 @@ class Writer:
         """
         import torch
 
-        device = next(self.model.parameters()).device
+        device = input_device(self.model)
         inputs = self.tokenizer(text, return_tensors="pt", add_special_tokens=not is_chat)
         ids = inputs["input_ids"].to(device, torch.long)
         if not ids.numel():

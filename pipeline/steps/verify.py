@@ -13,6 +13,8 @@ from pipeline.errors import Refused, VerificationError
 from pipeline.steps import step, step_settings
 
 if TYPE_CHECKING:
+    from pipeline.proof.clean import Answers
+    from pipeline.proof.reference import Reference
     from pipeline.proof.tolerance import Tolerance
     from pipeline.run import RunContext
 
@@ -91,21 +93,7 @@ def _(settings: VerifySettings, run: RunContext) -> None:
     with run.bar("loading the saved model alone", 1) as bar:
         saved = ask(request, run.dir)
         bar.advance()
-    if saved.token_ids != trained.token_ids:
-        raise VerificationError(
-            "its tokenizer reads the prompts otherwise than the one of the trained model",
-            where=folder.path,
-            fix="save the folder again with `save`, which brings the right tokenizer",
-        )
-    shapes = [
-        (tuple(a.shape), tuple(b.shape)) for a, b in zip(trained.logits, saved.logits, strict=True)
-    ]
-    if (other := next(((a, b) for a, b in shapes if a != b), None)) is not None:
-        raise VerificationError(
-            f"it predicts {other[1]} values (positions, classes), the trained model {other[0]}",
-            where=folder.path,
-            fix="the vocabulary or the head differs: check which base and adapter it was made from",
-        )
+    _check_comparable(trained, saved, folder.path)
     default = default_tolerance((trained.dtype, saved.dtype), trained.quantization, trained.layers)
     found = compare(trained.logits, saved.logits, near=default.max_error or 0.0)
     kept = None
@@ -135,6 +123,25 @@ def _(settings: VerifySettings, run: RunContext) -> None:
             f"the prompt {trained.texts[prompt][:60]!r}",
             where=folder.path,
             fix="look at the steps between `attach_adapter` and `save`; widen a bound only when you know why",
+        )
+
+
+def _check_comparable(trained: Reference, saved: Answers, where: Path) -> None:
+    """Raise VerificationError when the two do not even read and predict the same things."""
+    if saved.token_ids != trained.token_ids:
+        raise VerificationError(
+            "its tokenizer reads the prompts otherwise than the one of the trained model",
+            where=where,
+            fix="save the folder again with `save`, which brings the right tokenizer",
+        )
+    shapes = [
+        (tuple(a.shape), tuple(b.shape)) for a, b in zip(trained.logits, saved.logits, strict=True)
+    ]
+    if (other := next(((a, b) for a, b in shapes if a != b), None)) is not None:
+        raise VerificationError(
+            f"it predicts {other[1]} values (positions, classes), the trained model {other[0]}",
+            where=where,
+            fix="the vocabulary or the head differs: check which base and adapter it was made from",
         )
 
 
