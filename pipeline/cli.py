@@ -8,11 +8,12 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from pipeline import __version__
-from pipeline.errors import MergelineError, RecipeError
+from pipeline.errors import MergelineError, RecipeError, RunError, is_interruption
 
 if TYPE_CHECKING:
     from pipeline.recipe.hydra_app import Request
@@ -67,15 +68,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Whoever read our output has had enough; say nothing more, at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return CLOSED_PIPE
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        return INTERRUPTED
-    except Exception as error:
+    except (KeyboardInterrupt, Exception) as error:
         return _report(error, debug=debug)
 
 
 def entry() -> NoReturn:
     """The console command."""
+    # A caller may have closed the standard streams, as in `2>&-`.
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     sys.exit(main())
 
 
@@ -98,9 +99,13 @@ def _dispatch(words: list[str], *, quiet: bool, debug: bool) -> int:
     return _VERBS[verb](words[1:], quiet, debug)
 
 
-def _report(error: Exception, *, debug: bool) -> int:
+def _report(error: BaseException, *, debug: bool) -> int:
     from pipeline.report.problems import print_bug, print_error, print_problems
 
+    if is_interruption(error):
+        with suppress(OSError):
+            print("\ninterrupted", file=sys.stderr)
+        return INTERRUPTED
     if debug:
         traceback.print_exception(error)
     if isinstance(error, RecipeError):
@@ -108,8 +113,10 @@ def _report(error: Exception, *, debug: bool) -> int:
         return WRONG
     if isinstance(error, MergelineError):
         print_error(error)
-        return FAILED
-    print_bug(error)
+    elif isinstance(error, OSError):
+        print_error(RunError(error.strerror or str(error), where=error.filename))
+    else:
+        print_bug(error)
     return FAILED
 
 

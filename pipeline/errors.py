@@ -125,3 +125,10 @@ class OutputError(RunError):
 
 class VerificationError(RunError):
     """The saved model does not do what the base and its adapters do."""
+
+
+def is_interruption(error: BaseException | None) -> bool:
+    """Whether it is Ctrl-C, or came of it: a library that is cut short may fail while it tidies up."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None

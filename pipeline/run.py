@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pipeline import logs, manifest, memory, secrets, tracking
 from pipeline.blueprint import Blueprint, State
 from pipeline.checkpoint.hashes import hash_files
-from pipeline.errors import MergelineError
+from pipeline.errors import MergelineError, is_interruption
 from pipeline.manifest import ErrorRecord, Figure, FileRecord, Manifest, StepRecord
 from pipeline.recipe.model import Recipe, StepCall
 
@@ -166,10 +166,15 @@ def run(recipe: Recipe, plan: Plan, console: Console) -> Manifest:
             _run_steps(recipe, plan, context, record)
             _finish_inputs(plan, context, record)
             record.status = "done"
-        except KeyboardInterrupt:
-            record.status = "interrupted"
         except _StepFailedError:
             record.status = "failed"
+        except BaseException as error:
+            if is_interruption(error):
+                record.status = "interrupted"
+            else:
+                record.status, record.error = "failed", _explain(error)
+                log.error("the run failed", exc_info=error)
+                raise
         finally:
             context.release()
             record.finished = _now()
@@ -200,8 +205,8 @@ def _run_steps(recipe: Recipe, plan: Plan, context: RunContext, record: Manifest
                 entry.outputs = context.take_made()
             entry.status = "done"
         except BaseException as error:
-            entry.error = _explain(error)
-            stopped = isinstance(error, KeyboardInterrupt)
+            stopped = is_interruption(error)
+            entry.error = _explain(KeyboardInterrupt() if stopped else error)
             entry.status = "interrupted" if stopped else "failed"
             record.error = entry.error
             for later in record.steps[number:]:
@@ -210,9 +215,7 @@ def _run_steps(recipe: Recipe, plan: Plan, context: RunContext, record: Manifest
             context.console.step_failed(
                 call.id, time.perf_counter() - started, _say(entry.error, recipe, call)
             )
-            if stopped:
-                raise
-            raise _StepFailedError from error
+            raise (KeyboardInterrupt if stopped else _StepFailedError) from error
         finally:
             entry.seconds = round(time.perf_counter() - started, 3)
             entry.peak_memory_bytes = memory.peak_bytes()

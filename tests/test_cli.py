@@ -183,6 +183,28 @@ def test_a_reader_that_has_enough_is_no_error_to_speak_of(tmp_path: Path) -> Non
     assert (done.stdout, done.stderr) == ("{\n", "")
 
 
+@pytest.mark.parametrize(
+    ("words", "redirected", "code"),
+    [
+        ("recipes", "| true", 141),
+        ("run nope", "2>&1 >/dev/null | true", 2),
+        ("recipes", ">&-", 0),
+        ("run nope", "2>&-", 2),
+        ("schema", ">/dev/full", 1),
+    ],
+)
+def test_the_exit_code_is_right_when_nobody_can_read_what_is_said(
+    tmp_path: Path, words: str, redirected: str, code: int
+) -> None:
+    ask = f"'{sys.executable}' -m pipeline {words} {redirected}; exit ${{PIPESTATUS[0]}}"
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(
+        ["bash", "-c", ask], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == code, done.stderr
+    assert "fault in Mergeline" not in done.stderr
+
+
 def test_new_writes_a_recipe_once(mergeline: Run, tmp_path: Path) -> None:
     assert mergeline("new", "mine").returncode == 0
     assert mergeline("new", "mine").returncode == 2

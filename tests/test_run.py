@@ -201,6 +201,37 @@ def test_an_interruption_is_recorded_and_not_raised(steps: Steps) -> None:
     assert [s.status for s in steps.manifest.steps] == ["interrupted", "skipped"]
 
 
+def test_an_error_that_came_of_an_interruption_is_one(steps: Steps) -> None:
+    def interrupt(run: RunContext) -> None:
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise AttributeError("a library that tidies up half-made things")
+
+    manifest, _ = steps(long=interrupt)
+    assert manifest.status == "interrupted"
+    assert manifest.error
+    assert manifest.error.what == "interrupted"
+
+
+def test_a_failure_outside_of_the_steps_is_recorded_and_raised(
+    steps: Steps, tmp_path: Path
+) -> None:
+    data = tmp_path / "data.txt"
+    data.write_text("text")
+
+    def use_and_lose(run: RunContext) -> None:
+        run.used(data)
+        data.unlink()
+
+    with pytest.raises(FileNotFoundError):
+        steps(step=use_and_lose)
+    assert steps.manifest.status == "failed"
+    assert steps.manifest.error
+    assert "data.txt" in steps.manifest.error.what
+    assert "Traceback" in steps.log
+
+
 def test_a_term_signal_ends_a_run_as_ctrl_c_does(steps: Steps) -> None:
     before = signal.getsignal(signal.SIGTERM)
     manifest, _ = steps(long=lambda run: os.kill(os.getpid(), signal.SIGTERM) or time.sleep(5))

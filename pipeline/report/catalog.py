@@ -10,10 +10,14 @@ from pipeline.errors import COMMAND_LINE, Problem, RecipeError
 from pipeline.recipe.defaults import REQUIRED, defaults_of
 from pipeline.recipe.find import list_recipes
 from pipeline.recipe.presets import about_preset, shipped_presets
+from pipeline.report.output import standard_output
 from pipeline.steps import Step, all_steps, nearest
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+WIDTH_OF_PIPES = 160
+"""Into a pipe or a file, lines are as long as they are."""
 
 
 def print_recipes() -> None:
@@ -28,8 +32,7 @@ def print_recipes() -> None:
 def print_steps() -> None:
     """Every step in a line."""
     rows = [
-        (name, step.summary, ", ".join(shipped_presets(name)))
-        for name, step in all_steps().items()
+        (name, step.summary, ", ".join(shipped_presets(name))) for name, step in all_steps().items()
     ]
     _print_table(("step", "what it does", "presets"), rows)
 
@@ -41,7 +44,7 @@ def print_step(name: str) -> None:
         fix = nearest(name, steps) or f"the steps are {', '.join(steps)}"
         raise RecipeError([Problem(f"there is no step {name!r}", fix, place=COMMAND_LINE)])
     step = steps[name]
-    console = _console()
+    console = standard_output(WIDTH_OF_PIPES)
     console.print(f"[bold]{name}[/bold]")
     console.print(f"\n{step.doc}\n", markup=False, highlight=False)
     if step.needs:
@@ -107,17 +110,6 @@ def _shown(value: Any) -> str:
     return str(value)
 
 
-def _console() -> Console:
-    import shutil
-    import sys
-
-    from rich.console import Console
-
-    # Into a pipe or a file, lines are as long as they are.
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 160
-    return Console(width=width, markup=True)
-
-
 def _print_table(
     titles: Sequence[str], rows: Sequence[Sequence[str]], console: Console | None = None
 ) -> None:
@@ -130,4 +122,4 @@ def _print_table(
         table.add_column(title, overflow="fold")
     for first, *others in rows:
         table.add_row(Text(first, "bold"), *(Text(text) for text in others))
-    (console or _console()).print(table)
+    (console or standard_output(WIDTH_OF_PIPES)).print(table)

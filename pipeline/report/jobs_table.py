@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -13,10 +12,10 @@ if TYPE_CHECKING:
 def print_jobs(outcomes: Sequence[Outcome]) -> None:
     """One line for each job: what sets it apart, how it ended, where it lies, why it failed."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    from pipeline.report.output import standard_output
     from pipeline.report.units import printable
 
     sets = [set(outcome.overrides) for outcome in outcomes]
@@ -31,9 +30,7 @@ def print_jobs(outcomes: Sequence[Outcome]) -> None:
             status.append(f"\n{printable(outcome.why)}", "default")
         table.add_row(str(number), Text(own), status, Text(outcome.run_dir))
     failed = sum(outcome.status != "done" for outcome in outcomes)
-    width = None if sys.stdout.isatty() else 160
-    console = Console(width=width)
+    console = standard_output(width_of_pipes=160)
     console.print(table)
-    console.print(
-        f"{len(outcomes)} jobs, {failed} failed" if failed else f"{len(outcomes)} jobs, all done"
-    )
+    jobs = f"{len(outcomes)} job{'s' * (len(outcomes) != 1)}"
+    console.print(f"{jobs}, {failed} failed" if failed else f"{jobs}, all done")

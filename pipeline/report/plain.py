@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, TextIO
 
 from pipeline.report.units import duration, printable, size
@@ -54,7 +54,8 @@ class PlainConsole:
             self._line(f"      {line}")
 
     def _line(self, text: str) -> None:
-        print(printable(text), file=self._stream, flush=True)
+        with suppress(OSError):  # a run goes on when nobody listens any more
+            print(printable(text), file=self._stream, flush=True)
 
 
 class PlainBar:

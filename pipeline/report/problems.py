@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 from pipeline.errors import MergelineError, Problem
+from pipeline.secrets import redact_text
 
 _RED, _BOLD, _DIM, _PLAIN = "\033[31m", "\033[1m", "\033[2m", "\033[0m"
 
@@ -43,7 +45,8 @@ def _print(what: str, fix: str | None) -> None:
 def _write(text: str) -> None:
     # What a file or an argument says must not be able to steer the terminal.
     kept = "".join(c if c.isprintable() or c in "\n\033" else repr(c)[1:-1] for c in text)
-    print(kept, file=sys.stderr)
+    with suppress(OSError):  # whoever reads it may be gone; the exit code still tells
+        print(redact_text(kept), file=sys.stderr)
 
 
 def _styled(text: str | None, style: str) -> str:

@@ -42,7 +42,12 @@ def _section(step: Step[Any]) -> str:
         if things
     ]
     options = [
-        (f"`{name}`", _cell(kind), f"`{default}`" if default != "required" else default, _cell(about))
+        (
+            f"`{name}`",
+            _cell(kind),
+            f"`{default}`" if default != "required" else default,
+            _cell(about),
+        )
         for name, kind, default, about in option_rows(step)
     ]
     parts = [f"## {step.name}\n", f"{step.doc}\n", " ".join(relations) + "\n"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import sys
 from pathlib import Path
@@ -96,6 +97,15 @@ def test_a_plain_bar_says_how_far_it_is_now_and_then(
         "      writing: 38 % (1.5 GB of 4.0 GB)",
         "      writing: 75 % (3.0 GB of 4.0 GB)",
     ]
+
+
+def test_plain_lines_that_nobody_reads_stop_no_run() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    stream = os.fdopen(writer, "w")
+    play(PlainConsole(stream))
+    with pytest.raises(BrokenPipeError):
+        stream.close()
 
 
 def test_quiet_says_only_why_it_failed(capsys: pytest.CaptureFixture[str]) -> None:
