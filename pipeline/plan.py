@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline import estimate, tracking
+from pipeline.accounting.choice import Choice, choose
 from pipeline.blueprint import Blueprint, Dtype, Folder, State
 from pipeline.checkpoint.adapter import inspect_adapter
 from pipeline.checkpoint.base import inspect_base
@@ -38,6 +39,8 @@ class PlannedOutput:
     kind: Literal["model", "adapter"]
     bytes: int | None
     """Estimated size of the weights; None when nothing tells."""
+    choice: Choice | None = None
+    """The realiser of a model and why; None for an adapter, which is copied."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +58,13 @@ class Plan:
     """Estimated, for the model in memory and the libraries; None when no step needs a model."""
     free_disk_bytes: int
     """Where the run's folder will be."""
-    engine: Literal["live"] = "live"
-    engine_reason: str = "the model is built in memory; streaming is not built yet"
     warnings: tuple[str, ...] = ()
+
+    @property
+    def engine(self) -> str:
+        """The realisers that write models: `stream`, `live`, or both; `none` when nothing is saved."""
+        engines = {output.choice.engine for output in self.outputs if output.choice}
+        return " and ".join(sorted(engines, reverse=True)) or "none"
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain data, for `--json`."""
@@ -67,7 +74,6 @@ class Plan:
             "run_dir": str(self.recipe.run_dir),
             "fingerprint": self.recipe.fingerprint,
             "engine": self.engine,
-            "engine_reason": self.engine_reason,
             "steps": [{"id": s.id, "step": s.step, "does": s.does} for s in self.steps],
             "inputs": [
                 {
@@ -80,7 +86,14 @@ class Plan:
                 for source in self.sources
             ],
             "outputs": [
-                {"step": o.step_id, "path": str(o.path), "kind": o.kind, "bytes": o.bytes}
+                {
+                    "step": o.step_id,
+                    "path": str(o.path),
+                    "kind": o.kind,
+                    "bytes": o.bytes,
+                    "engine": o.choice and o.choice.engine,
+                    "engine_reason": o.choice and o.choice.reason,
+                }
                 for o in self.outputs
             ],
             "peak_memory_bytes": self.peak_memory_bytes,
@@ -114,6 +127,7 @@ def make_plan(recipe: Recipe) -> Plan:
     if problems:
         raise RecipeError(problems)
     outputs = tuple(_outputs(recipe, states))
+    problems += _not_to_be_streamed(recipe, outputs)
     problems += _without_room(recipe, outputs)
     if problems:
         raise RecipeError(problems)
@@ -137,13 +151,6 @@ def _describe(call: StepCall, before: State) -> State:
 
 
 def _about_the_run(recipe: Recipe) -> Iterator[Problem]:
-    if recipe.engine == "stream":
-        yield Problem(
-            "streaming is not built yet",
-            fix="use `engine: auto` or `engine: live`",
-            key="engine",
-            place=recipe.place("engine"),
-        )
     missing = tracking.check(recipe.tracking) if recipe.tracking else None
     if missing:
         yield Problem(missing, key="tracking", place=recipe.place("tracking"))
@@ -175,21 +182,43 @@ def _outputs(recipe: Recipe, states: list[State]) -> Iterator[PlannedOutput]:
     known: tuple[Folder, ...] = ()
     for call, state in zip(recipe.steps, states, strict=True):
         for folder in state.folders[len(known) :]:
-            yield PlannedOutput(call.id, folder.path, folder.kind, _bytes_of(folder, call, state))
+            choice = None
+            if folder.kind == "model":
+                choice = choose(folder.blueprint, _dtype_of(call), recipe.engine)
+            size = _bytes_of(folder, call, state)
+            yield PlannedOutput(call.id, folder.path, folder.kind, size, choice)
         known = state.folders
 
 
 def _bytes_of(folder: Folder, call: StepCall, state: State) -> int | None:
     if folder.kind == "model":
-        dtype: Dtype | None = getattr(call.settings, "dtype", None)
+        dtype = _dtype_of(call)
         try:
-            return estimate.saved_bytes(
-                folder.blueprint, dtype if dtype in estimate.BYTES else None
-            )
+            return estimate.saved_bytes(folder.blueprint, None if dtype == "keep" else dtype)
         except InputError:
             return None  # of a base that an earlier step writes
     known = [a for a in folder.blueprint.all_adapters if not is_pending(a, state)]
     return inspect_adapter(known[-1]).bytes if known else None
+
+
+def _dtype_of(call: StepCall) -> Literal["keep"] | Dtype:
+    """The dtype in which a step saves a model."""
+    dtype: Literal["keep"] | Dtype = getattr(call.settings, "dtype", "keep")
+    return dtype
+
+
+def _not_to_be_streamed(recipe: Recipe, outputs: tuple[PlannedOutput, ...]) -> Iterator[Problem]:
+    """Models that the recipe wants streamed and that only the live realiser can make."""
+    if recipe.engine != "stream":
+        return
+    for output in outputs:
+        if output.choice is not None and output.choice.engine == "live":
+            yield Problem(
+                f"{output.step_id} cannot be streamed: {output.choice.reason}",
+                fix="use `engine: auto`, which builds the model in memory where it must",
+                key="engine",
+                place=recipe.place("engine"),
+            )
 
 
 def _without_room(recipe: Recipe, outputs: tuple[PlannedOutput, ...]) -> Iterator[Problem]:

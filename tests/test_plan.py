@@ -119,7 +119,6 @@ def test_all_problems_of_all_steps_are_told_together_each_at_its_place(
 ) -> None:
     write_files(Path("taken"), {"x": ""})
     text = """
-engine: stream
 steps:
   - load_base: {model: ./bse}
   - attach_adapter: {path: ./adaptor}
@@ -130,27 +129,35 @@ steps:
     found = problems(text)
 
     assert [(problem.key, problem.place.line if problem.place else None) for problem in found] == [
-        ("engine", 2),
-        ("load_base.model", 4),
-        ("attach_adapter.path", 5),
-        ("attach_adapter_2.name", 6),
-        ("save.path", 8),
+        ("load_base.model", 3),
+        ("attach_adapter.path", 4),
+        ("attach_adapter_2.name", 5),
+        ("save.path", 7),
     ]
-    assert "did you mean base?" in str(found[1].fix)
-    assert "did you mean adapter?" in str(found[2].fix)
+    assert "did you mean base?" in str(found[0].fix)
+    assert "did you mean adapter?" in str(found[1].fix)
 
 
-def test_engine_stream_is_refused_with_the_reason(folders: dict[str, str]) -> None:
+def test_engine_stream_is_refused_with_the_reason_where_only_live_is_exact(
+    folders: dict[str, str],
+) -> None:
     (problem,) = problems(MERGE.format(**folders), "engine=stream")
 
-    assert problem.what == "streaming is not built yet"
-    assert "live" in str(problem.fix)
+    assert problem.what == "save cannot be streamed: the base is quantized"
+    assert "engine: auto" in str(problem.fix)
     assert str(problem.place) == "command line"
 
 
 @pytest.mark.parametrize("engine", ["auto", "live"])
-def test_the_other_engines_are_live(folders: dict[str, str], engine: str) -> None:
-    assert plan(MERGE.format(**folders), f"engine={engine}").engine == "live"
+def test_what_cannot_be_streamed_goes_live_and_says_why(
+    folders: dict[str, str], engine: str
+) -> None:
+    made = plan(MERGE.format(**folders), f"engine={engine}")
+
+    assert made.engine == "live"
+    (output,) = made.outputs
+    assert output.choice is not None
+    assert output.choice.reason == {"auto": "the base is quantized", "live": "asked for"}[engine]
 
 
 def test_an_adapter_of_another_base_is_told_and_one_that_cannot_fit_refused(

@@ -12,6 +12,7 @@ from pipeline.blueprint import Fold, Placement
 from pipeline.checkpoint.adapter import inspect_adapter
 from pipeline.errors import MergeError
 from pipeline.realise.attach import PREFIX, attach, tensor_names
+from pipeline.realise.outcome import check_changed
 from pipeline.realise.ties import TiedGroup, settle_ties, tied_groups, untie
 
 Digest = tuple[int, int] | None
@@ -54,12 +55,7 @@ def fold(model: Any, wanted: Fold, *, placement: Placement) -> Folded:
     settle_ties(model, touched)
     after = digests(model)
     unchanged = tuple(module for module in claimed if not _changed(module, before, after))
-    if len(unchanged) == len(claimed):
-        raise MergeError(
-            "the merge changes no tensor of the base",
-            where=", ".join(adapter.path for adapter in wanted.adapters),
-            fix="the adapter is untrained (its deltas are zero), or too small for the base's dtype",
-        )
+    check_changed(claimed, unchanged, wanted.adapters)
     return Folded(model, claimed, unchanged)
 
 

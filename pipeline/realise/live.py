@@ -20,6 +20,7 @@ from pipeline.errors import InputError
 from pipeline.realise.attach import PREFIX, adapter_tensors, attach, tensor_names
 from pipeline.realise.fold import Folded, fold
 from pipeline.realise.load import dequantize_model, load_base_model, torch_device
+from pipeline.realise.outcome import facts, unchanged_text
 
 if TYPE_CHECKING:
     from pipeline.run import Console
@@ -106,7 +107,9 @@ def realise(
         if blueprint.adapters:
             model = attach(model, blueprint.adapters, placement=placement, trainable=trainable)
             advance()
-    warnings = tuple(_unchanged_text(done) for done in folded if done.unchanged)
+    warnings = tuple(
+        unchanged_text(done.unchanged, len(done.claimed)) for done in folded if done.unchanged
+    )
     return LiveModel(model, blueprint, _facts(folded), warnings)
 
 
@@ -118,8 +121,7 @@ def _facts(folded: list[Folded]) -> dict[str, int]:
     if not folded:
         return {}
     claimed = sum(len(done.claimed) for done in folded)
-    unchanged = sum(len(done.unchanged) for done in folded)
-    return {"modules_merged": claimed, "modules_changed": claimed - unchanged}
+    return facts(claimed, sum(len(done.unchanged) for done in folded))
 
 
 def _labels(blueprint: Blueprint) -> int | None:
@@ -148,10 +150,3 @@ def _check_invented(blueprint: Blueprint, invented: frozenset[str]) -> None:
             where=blueprint.base.model,
             fix=f"check `task: {blueprint.base.task}` of `load_base`, or use an adapter that saved it",
         )
-
-
-def _unchanged_text(done: Folded) -> str:
-    return (
-        f"the merge left {len(done.unchanged)} of {len(done.claimed)} targeted modules as they were, "
-        f"the first is {done.unchanged[0]}: their deltas are zero or vanish in the base's dtype"
-    )

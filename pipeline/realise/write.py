@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from pipeline.accounting.choice import choose
+from pipeline.accounting.layout import parse_size
 from pipeline.blueprint import DTYPES, Blueprint, Dtype
 from pipeline.errors import MergeError
 
@@ -39,17 +41,26 @@ def write_model(
     from pipeline.checkpoint.companions import copy_companions
 
     blueprint = run.blueprint
-    live = run.live()
-    run.metrics(live.facts)
-    wanted = inspect_base(blueprint.base).dtype if dtype == "keep" else dtype
-    if _recast(live.model, wanted, blueprint):
-        # The model that the run keeps is no longer the one that the blueprint describes.
+    choice = choose(blueprint, dtype, run.recipe.engine)
+    if choice.work is not None:
+        from pipeline.realise.stream import stream_weights
+
         run.release()
-    save_model(live.model, folder, max_shard_size=max_shard_size)
+        size = stream_weights(run, choice.work, folder, max_shard_bytes=parse_size(max_shard_size))
+        written = Written(size, len(choice.work.tensors), choice.work.base.dtype)
+    else:
+        live = run.live()
+        run.metrics(live.facts)
+        wanted = inspect_base(blueprint.base).dtype if dtype == "keep" else dtype
+        if _recast(live.model, wanted, blueprint):
+            # The model that the run keeps is no longer the one that the blueprint describes.
+            run.release()
+        save_model(live.model, folder, max_shard_size=max_shard_size)
+        written = _written(live.model, folder)
     _keep_generation_config(blueprint, folder)
     copy_companions(blueprint, folder)
     write_card(folder, blueprint)
-    return _written(live.model, folder)
+    return written
 
 
 def save_model(model: Any, folder: Path, *, max_shard_size: str) -> None:

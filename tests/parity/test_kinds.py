@@ -81,9 +81,7 @@ def test_kind_is_attached_and_merged_as_peft_does_it(
     merged = realise(Blueprint(Base(str(base)), folds=(Fold(described),)), device="cpu")
     with torch.inference_mode():
         assert torch.equal(attached(TOKENS).logits, plain()(TOKENS).logits)
-    assert_same_bits(
-        merged.model.state_dict(), plain().merge_and_unload().state_dict()
-    )
+    assert_same_bits(merged.model.state_dict(), plain().merge_and_unload().state_dict())
     assert merged.facts["modules_changed"] == merged.facts["modules_merged"] > 0
 
 

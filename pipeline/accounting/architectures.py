@@ -1,0 +1,92 @@
+"""Tensors of the architectures whose files name each tensor as the model does.
+
+Told by config.json alone, because building the model on the meta device takes seconds. A test holds every
+entry against transformers' own model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+_ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
+_GATED = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+_TWO_NORMS = ("input_layernorm", "post_attention_layernorm")
+_FOUR_NORMS = (*_TWO_NORMS, "pre_feedforward_layernorm", "post_feedforward_layernorm")
+_HEAD_NORMS = ("self_attn.q_norm", "self_attn.k_norm")
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A decoder whose layers are all alike."""
+
+    linear: tuple[str, ...] = (*_ATTENTION, *_GATED)
+    """Linear layers of one decoder layer."""
+    norms: tuple[str, ...] = _TWO_NORMS
+    biased: tuple[str, ...] = ()
+    """Linear layers that always have a bias."""
+    tied: bool = False
+    """What `tie_word_embeddings` is when the config does not say."""
+    bias_options: Mapping[str, tuple[str, ...]] | None = None
+    """Options of the config that give these layers a bias."""
+
+
+_LLAMA_BIASES = {"attention_bias": _ATTENTION, "mlp_bias": _GATED}
+_ATTENTION_BIAS = {"attention_bias": _ATTENTION}
+
+ARCHITECTURES: Mapping[str, Architecture] = {
+    "LlamaForCausalLM": Architecture(bias_options=_LLAMA_BIASES),
+    "MistralForCausalLM": Architecture(),
+    "Qwen2ForCausalLM": Architecture(biased=_ATTENTION[:3]),
+    "Qwen3ForCausalLM": Architecture(
+        norms=(*_TWO_NORMS, *_HEAD_NORMS), bias_options=_ATTENTION_BIAS
+    ),
+    "GemmaForCausalLM": Architecture(tied=True, bias_options=_ATTENTION_BIAS),
+    "Gemma2ForCausalLM": Architecture(norms=_FOUR_NORMS, tied=True, bias_options=_ATTENTION_BIAS),
+    "Gemma3ForCausalLM": Architecture(
+        norms=(*_FOUR_NORMS, *_HEAD_NORMS), tied=True, bias_options=_ATTENTION_BIAS
+    ),
+    "Phi3ForCausalLM": Architecture(
+        linear=("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj")
+    ),
+}
+
+
+def tensor_names(config: Mapping[str, Any]) -> frozenset[str] | None:
+    """Keys of the files of such a model, or None for an architecture that is not listed."""
+    known = _known(config)
+    if known is None:
+        return None
+    biased = set(known.biased)
+    for option, layers in (known.bias_options or {}).items():
+        if config.get(option):
+            biased.update(layers)
+    of_layer = [f"{name}.weight" for name in (*known.linear, *known.norms)]
+    of_layer += [f"{name}.bias" for name in biased]
+    names = {f"model.layers.{n}.{name}" for n in range(_layers(config)) for name in of_layer}
+    names |= {"model.embed_tokens.weight", "model.norm.weight"}
+    if not config.get("tie_word_embeddings", known.tied):
+        names.add("lm_head.weight")
+    return frozenset(names)
+
+
+def linear_layers(config: Mapping[str, Any]) -> frozenset[str]:
+    """Dotted names of the linear layers that have a weight of their own."""
+    known = _known(config)
+    if known is None:
+        return frozenset()
+    names = {f"model.layers.{n}.{name}" for n in range(_layers(config)) for name in known.linear}
+    if not config.get("tie_word_embeddings", known.tied):
+        names.add("lm_head")
+    return frozenset(names)
+
+
+def _known(config: Mapping[str, Any]) -> Architecture | None:
+    names = config.get("architectures") or [None]
+    return ARCHITECTURES.get(names[0]) if len(names) == 1 else None
+
+
+def _layers(config: Mapping[str, Any]) -> int:
+    layers = config.get("num_hidden_layers")
+    return layers if isinstance(layers, int) else 0

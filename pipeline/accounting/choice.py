@@ -1,0 +1,42 @@
+"""Which realiser writes a model: stream where that is exact, live for the rest, and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline.accounting.direct import NotDirectError, Work, direct_work
+from pipeline.blueprint import Blueprint, Dtype
+from pipeline.errors import InputError
+
+Wanted = Literal["auto", "stream", "live"]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The realiser for one `save`."""
+
+    reason: str
+    """In words for the plan."""
+    work: Work | None = None
+    """What a stream will do; None for live."""
+
+    @property
+    def engine(self) -> Literal["stream", "live"]:
+        return "live" if self.work is None else "stream"
+
+
+def choose(blueprint: Blueprint, dtype: Literal["keep"] | Dtype, wanted: Wanted) -> Choice:
+    """The realiser for a blueprint that is saved in `dtype`, from configs and headers alone."""
+    if wanted == "live":
+        return Choice("asked for")
+    try:
+        work = direct_work(blueprint, dtype)
+    except NotDirectError as error:
+        return Choice(str(error))
+    except InputError:
+        return Choice("the base or an adapter is not there yet")
+    merged = len(work.folded)
+    return Choice(
+        f"tensor by tensor: {merged} merged, {len(work.tensors) - merged} copied", work=work
+    )

@@ -1,0 +1,280 @@
+"""Write the output's files: threads over ranges of bytes, each read, changed and written in small blocks.
+
+A range is a run of bytes that is only copied, which the kernel does without passing them through this
+process, or some rows of one weight. Blocks are small enough to stay in a core's cache between the read and
+the write. Memory is one block and one pair of factors a thread, whatever the size of the model.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.accounting.layout import Delta, Shard, Stored, Tensor
+from pipeline.errors import InputError, MergeError
+from pipeline.realise.stream import kernels
+
+BLOCK = 1 << 20
+"""Bytes that go through a buffer at a time."""
+COPIED_AT_ONCE = 64 << 20
+FOLDED_AT_ONCE = 16 << 20
+"""Bytes of one range: enough that threads seldom ask for the next, few enough that they end together."""
+
+Advance = Callable[[float], None]
+
+
+@dataclass(frozen=True)
+class Copied:
+    """A run of bytes that goes from a file of the base to a file of the output."""
+
+    source: Path
+    start: int
+    target: str
+    at: int
+    length: int
+
+
+@dataclass(frozen=True)
+class FoldedRows:
+    """Some rows of a weight that deltas are added to."""
+
+    tensor: Tensor
+    first: int
+    count: int
+    target: str
+    at: int
+    """Where the first row goes."""
+
+    @property
+    def row_bytes(self) -> int:
+        return self.tensor.bytes // self.tensor.base.info.shape[0]
+
+
+@dataclass(frozen=True)
+class Done:
+    """What became of the weights."""
+
+    changed: frozenset[str]
+    """Keys of the tensors that have other bits than the base's."""
+
+
+def write_shards(
+    shards: Sequence[Shard],
+    folder: Path,
+    *,
+    safe: bool,
+    advance: Advance,
+    threads: int | None = None,
+) -> Done:
+    """Write all files of the output into an existing folder.
+
+    `advance` is told of bytes written, from any thread. Raises MergeError, naming the tensor, when a merged
+    value is NaN or infinite and `safe`; InputError when a file of the input ends too early.
+    """
+    ranges = sorted(_ranges(shards), key=_length, reverse=True)
+    stop, tell = threading.Event(), threading.Lock()
+    flags: dict[str, int] = {}
+
+    def note(key: str, found: int) -> None:
+        with tell:
+            flags[key] = flags.get(key, 0) | found
+
+    def told(count: float) -> None:
+        with tell:
+            advance(count)
+
+    with _opened(shards, folder) as files, ThreadPoolExecutor(threads or default_threads()) as pool:
+        worker = threading.local()
+
+        def do(item: Copied | FoldedRows) -> None:
+            if stop.is_set():
+                return
+            if not hasattr(worker, "buffer"):
+                worker.buffer = memoryview(bytearray(BLOCK))
+            if isinstance(item, Copied):
+                _copy(item, files, worker.buffer, told)
+            else:
+                found = _fold(item, files, worker.buffer, told)
+                note(item.tensor.key, found)
+                if safe and found & kernels.NOT_FINITE:
+                    raise _not_finite(item.tensor)
+
+        futures = [pool.submit(do, item) for item in ranges]
+        try:
+            for future in wait(futures, return_when=FIRST_EXCEPTION).done:
+                future.result()
+        finally:
+            stop.set()
+    return Done(frozenset(key for key, found in flags.items() if found & kernels.CHANGED))
+
+
+def default_threads() -> int:
+    """As many threads as this process may use cores."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def read_floats(tensor: Stored) -> NDArray[np.float32]:
+    """A tensor of an adapter's file as float32, in its shape."""
+    with open(tensor.file, "rb", buffering=0) as file:
+        raw = os.pread(file.fileno(), tensor.info.bytes, tensor.info.start)
+    return _as_float32(raw, tensor.info.dtype).reshape(tensor.info.shape)
+
+
+def _ranges(shards: Iterable[Shard]) -> Iterator[Copied | FoldedRows]:
+    for shard in shards:
+        run: Copied | None = None
+        for tensor, at in shard.tensors:
+            if tensor.deltas:
+                yield from _rows(tensor, shard.name, at)
+                continue
+            here = Copied(tensor.base.file, tensor.base.info.start, shard.name, at, tensor.bytes)
+            if run and _continues(run, here):
+                run = replace(run, length=run.length + here.length)
+            else:
+                yield from _split(run)
+                run = here
+        yield from _split(run)
+
+
+def _continues(run: Copied, after: Copied) -> bool:
+    return (run.source, run.start + run.length, run.at + run.length) == (
+        after.source,
+        after.start,
+        after.at,
+    )
+
+
+def _split(run: Copied | None) -> Iterator[Copied]:
+    if run is None:
+        return
+    for offset in range(0, run.length, COPIED_AT_ONCE):
+        length = min(COPIED_AT_ONCE, run.length - offset)
+        yield replace(run, start=run.start + offset, at=run.at + offset, length=length)
+
+
+def _rows(tensor: Tensor, target: str, at: int) -> Iterator[FoldedRows]:
+    rows = tensor.base.info.shape[0]
+    row_bytes = tensor.bytes // rows
+    step = max(1, FOLDED_AT_ONCE // row_bytes // kernels.ROWS) * kernels.ROWS
+    for first in range(0, rows, step):
+        count = min(step, rows - first)
+        yield FoldedRows(tensor, first, count, target, at + first * row_bytes)
+
+
+def _length(item: Copied | FoldedRows) -> int:
+    return item.length if isinstance(item, Copied) else item.count * item.row_bytes
+
+
+@contextmanager
+def _opened(shards: Sequence[Shard], folder: Path) -> Iterator[dict[Path | str, int]]:
+    """Descriptors of the inputs by path and of the outputs, made in full length, by name."""
+    with ExitStack() as stack:
+        files: dict[Path | str, int] = {}
+        for path in {tensor.base.file for shard in shards for tensor, _ in shard.tensors}:
+            files[path] = stack.enter_context(open(path, "rb", buffering=0)).fileno()
+        for shard in shards:
+            file = stack.enter_context(open(folder / shard.name, "xb", buffering=0))
+            os.truncate(file.fileno(), shard.size)
+            _write(file.fileno(), memoryview(shard.header), 0)
+            files[shard.name] = file.fileno()
+        yield files
+
+
+def _copy(item: Copied, files: dict[Path | str, int], buffer: memoryview, advance: Advance) -> None:
+    source, target = files[item.source], files[item.target]
+    done = 0
+    in_kernel = hasattr(os, "copy_file_range")
+    while done < item.length:
+        count = 0
+        if in_kernel:
+            try:
+                count = os.copy_file_range(
+                    source, target, item.length - done, item.start + done, item.at + done
+                )
+            except OSError as error:
+                if error.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+                    raise
+                in_kernel = False
+        if count == 0:
+            part = buffer[: min(len(buffer), item.length - done)]
+            _read(source, part, item.start + done, item.source)
+            _write(target, part, item.at + done)
+            count = len(part)
+        done += count
+        advance(count)
+
+
+def _fold(
+    item: FoldedRows, files: dict[Path | str, int], buffer: memoryview, advance: Advance
+) -> int:
+    tensor, row_bytes = item.tensor, item.row_bytes
+    columns = tensor.base.info.shape[1]
+    deltas = [_factors(delta, item) for delta in tensor.deltas]
+    step = max(1, len(buffer) // row_bytes // kernels.ROWS) * kernels.ROWS
+    if step * row_bytes > len(buffer):
+        buffer = memoryview(bytearray(step * row_bytes))
+    flags = 0
+    for row in range(0, item.count, step):
+        block = buffer[: min(step, item.count - row) * row_bytes]
+        start = tensor.base.info.start + (item.first + row) * row_bytes
+        _read(files[tensor.base.file], block, start, tensor.base.file)
+        for delta in deltas:
+            flags |= kernels.fold_rows(block, _stored(tensor), columns, delta, row)
+        _write(files[item.target], block, item.at + row * row_bytes)
+        advance(len(block))
+    return flags
+
+
+def _factors(delta: Delta, item: FoldedRows) -> kernels.Factors:
+    b = read_floats(delta.b)[item.first : item.first + item.count]
+    return kernels.padded(read_floats(delta.a), b, delta.scale)
+
+
+def _stored(tensor: Tensor) -> Any:
+    return tensor.base.info.dtype
+
+
+def _as_float32(raw: bytes, dtype: str) -> NDArray[np.float32]:
+    if dtype == "F32":
+        return np.frombuffer(raw, np.float32)
+    if dtype == "F16":
+        return np.frombuffer(raw, np.float16).astype(np.float32)
+    return (np.frombuffer(raw, np.uint16).astype(np.uint32) << 16).view(np.float32)
+
+
+def _read(file: int, into: memoryview, at: int, path: Path) -> None:
+    while into:
+        count = os.preadv(file, [into], at)
+        if count == 0:
+            raise InputError(
+                "became shorter while it was read",
+                where=path,
+                fix="run again when nothing writes it",
+            )
+        into, at = into[count:], at + count
+
+
+def _write(file: int, data: memoryview, at: int) -> None:
+    while data:
+        count = os.pwrite(file, data, at)
+        data, at = data[count:], at + count
+
+
+def _not_finite(tensor: Tensor) -> MergeError:
+    adapters = " or ".join(sorted({str(delta.a.file.parent) for delta in tensor.deltas}))
+    return MergeError(
+        "the merged weight holds NaN or infinite values",
+        where=tensor.key,
+        fix=f"the training of {adapters} diverged, or its delta overflows the base's dtype: use an "
+        "earlier checkpoint of it, or a wider dtype",
+    )

@@ -1,0 +1,155 @@
+"""The engine: every byte from its place, whatever the number of threads, and clear errors."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.accounting.layout import Delta, Shard, Stored, Tensor, index_of, lay_out, parse_size
+from pipeline.checkpoint.headers import read_header
+from pipeline.errors import InputError, MergeError
+from pipeline.realise.stream import engine
+from pipeline.realise.stream.engine import write_shards
+
+RANDOM = np.random.default_rng(0)
+
+
+def save(file: Path, tensors: dict[str, Any]) -> dict[str, Stored]:
+    from safetensors.numpy import save_file
+
+    save_file(tensors, str(file))
+    return {name: Stored(file, info) for name, info in read_header(file).tensors.items()}
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> dict[str, Stored]:
+    shapes = {"a": (300, 40), "b": (7,), "c": (9, 33), "d": (64, 64), "e": (0, 4)}
+    return save(
+        tmp_path / "base.safetensors",
+        {name: RANDOM.standard_normal(shape, np.float32) for name, shape in shapes.items()},
+    )
+
+
+@pytest.fixture
+def delta(tmp_path: Path) -> Delta:
+    """For `c` of the base."""
+    factors = save(
+        tmp_path / "adapter.safetensors",
+        {
+            "A": RANDOM.standard_normal((3, 33), np.float32),
+            "B": RANDOM.standard_normal((9, 3), np.float32),
+        },
+    )
+    return Delta(factors["A"], factors["B"], 0.5)
+
+
+def write(shards: list[Shard], folder: Path, **options: Any) -> engine.Done:
+    folder.mkdir()
+    return write_shards(shards, folder, **{"safe": True, "advance": lambda count: None, **options})
+
+
+def values(folder: Path) -> dict[str, Any]:
+    from safetensors.numpy import load_file
+
+    found: dict[str, Any] = {}
+    for file in sorted(folder.iterdir()):
+        found.update(load_file(file))
+    return found
+
+
+@pytest.mark.parametrize("most", [1, 100, 40_000, 10**9])
+@pytest.mark.parametrize("threads", [1, 5])
+def test_copied_and_folded_tensors_are_each_in_their_place(
+    base: dict[str, Stored], delta: Delta, tmp_path: Path, most: int, threads: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(engine, "BLOCK", 512)
+    monkeypatch.setattr(engine, "COPIED_AT_ONCE", 1000)
+    monkeypatch.setattr(engine, "FOLDED_AT_ONCE", 600)
+    tensors = [Tensor(n, where, (delta,) if n == "c" else ()) for n, where in base.items()]
+    told: list[float] = []
+    done = write(lay_out(tensors, most), tmp_path / "out", threads=threads, advance=told.append)
+
+    ours, plain = values(tmp_path / "out"), values_of(base)
+    plain["c"] = plain["c"] + engine.read_floats(delta.b) @ engine.read_floats(delta.a) * 0.5
+    assert ours.keys() == plain.keys()
+    for name in plain:
+        np.testing.assert_allclose(ours[name], plain[name], rtol=1e-6 if name == "c" else 0)
+    assert done.changed == {"c"}
+    assert sum(told) == sum(tensor.bytes for tensor in tensors)
+
+
+def values_of(base: dict[str, Stored]) -> dict[str, Any]:
+    return {
+        name: engine.read_floats(stored) if stored.info.bytes else np.zeros((0, 4), np.float32)
+        for name, stored in base.items()
+    }
+
+
+def test_where_the_kernel_cannot_copy_the_process_does(
+    base: dict[str, Stored], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> int:
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "copy_file_range", refuse)
+    write(lay_out([Tensor(n, where) for n, where in base.items()], 10**9), tmp_path / "out")
+    for name, value in values(tmp_path / "out").items():
+        assert np.array_equal(value, values_of(base)[name])
+
+
+def test_a_merged_weight_that_is_not_finite_names_the_tensor_and_the_adapter(
+    base: dict[str, Stored], tmp_path: Path
+) -> None:
+    factors = save(
+        tmp_path / "broken.safetensors",
+        {"A": np.full((1, 33), np.inf, np.float32), "B": np.ones((9, 1), np.float32)},
+    )
+    tensor = Tensor("c", base["c"], (Delta(factors["A"], factors["B"], 1.0),))
+    with pytest.raises(MergeError, match="NaN or infinite") as caught:
+        write(lay_out([tensor], 10**9), tmp_path / "out")
+    assert caught.value.where == "c"
+    assert str(tmp_path) in str(caught.value.fix)
+    write(lay_out([tensor], 10**9), tmp_path / "unsafe", safe=False)
+    assert not np.isfinite(values(tmp_path / "unsafe")["c"]).any()
+
+
+def test_a_base_that_shrinks_while_it_is_read_is_an_input_error(
+    base: dict[str, Stored], delta: Delta, tmp_path: Path
+) -> None:
+    os.truncate(tmp_path / "base.safetensors", 1000)
+    for number, deltas in enumerate([(), (delta,)]):
+        with pytest.raises(InputError, match="became shorter"):
+            write(lay_out([Tensor("c", base["c"], deltas)], 10**9), tmp_path / f"out{number}")
+
+
+def test_shards_hold_at_most_what_they_may_and_the_index_names_every_tensor(
+    base: dict[str, Stored],
+) -> None:
+    shards = lay_out([Tensor(n, where) for n, where in base.items()], 17_000)
+    assert len(shards) > 1
+    for shard in shards:
+        weights = sum(tensor.bytes for tensor, _ in shard.tensors)
+        assert weights <= 17_000 or len([t for t, _ in shard.tensors if t.bytes]) == 1
+    index = json.loads(index_of(shards))
+    assert index["weight_map"].keys() == base.keys()
+    assert index["metadata"]["total_size"] == sum(stored.info.bytes for stored in base.values())
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("5GB", 5_000_000_000),
+        ("500 MB", 500_000_000),
+        ("1.5KiB", 1536),
+        ("7B", 7),
+        ("2TB", 2 * 10**12),
+    ],
+)
+def test_sizes_are_read_as_they_are_written(text: str, size: int) -> None:
+    assert parse_size(text) == size
