@@ -14,10 +14,7 @@ _TEMPLATE = """\
 # yaml-language-server: $schema={schema}
 # {name} - merge an adapter into its base
 #
-#   mergeline plan {name}                              check it and see what it would do
-#   mergeline run {name}                               run it
-#   mergeline run {name} params.adapter=./other        with something changed
-#   mergeline steps                                    what else there is to do
+{commands}
 
 # Your own values, used below as ${{params.<name>}}.
 params:
@@ -46,6 +43,14 @@ steps:
 """
 
 
+_COMMANDS = (
+    ("plan {name}", "check it and see what it would do"),
+    ("run {name}", "run it"),
+    ("run {name} params.adapter=./other", "with something changed"),
+    ("steps", "what else there is to do"),
+)
+
+
 def write_recipe(name: str) -> Path:
     """Write `./recipes/<name>.yaml`, with the JSON Schema for editors beside it. Raises RecipeError."""
     name = name.removesuffix(".yaml")
@@ -56,7 +61,7 @@ def write_recipe(name: str) -> Path:
     try:
         path.parent.mkdir(exist_ok=True)
         with path.open("x", encoding="utf-8") as file:
-            file.write(_TEMPLATE.format(name=name, schema=SCHEMA_FILE))
+            file.write(_text(name))
         (path.parent / SCHEMA_FILE).write_text(schema_text(), encoding="utf-8")
     except FileExistsError:
         problem = Problem(f"{path} is there already", "choose another name", place=COMMAND_LINE)
@@ -65,3 +70,10 @@ def write_recipe(name: str) -> Path:
         what = f"{path} cannot be written: {error.strerror}"
         raise RecipeError([Problem(what, place=COMMAND_LINE)]) from error
     return path
+
+
+def _text(name: str) -> str:
+    commands = [(f"mergeline {words.format(name=name)}", about) for words, about in _COMMANDS]
+    width = max(len(command) for command, _ in commands)
+    lines = [f"#   {command:{width}}   {about}" for command, about in commands]
+    return _TEMPLATE.format(name=name, schema=SCHEMA_FILE, commands="\n".join(lines))

@@ -25,6 +25,14 @@ def test_what_it_writes_loads_under_its_name() -> None:
     assert (Path("recipes") / "recipe.schema.json").read_text(encoding="utf-8") == schema_text()
 
 
+@pytest.mark.parametrize("name", ["a", "a_name_that_is_longer"])
+def test_what_it_says_of_commands_stands_in_one_column(name: str) -> None:
+    lines = write_recipe(name).read_text(encoding="utf-8").splitlines()
+    commands = [line for line in lines if line.startswith("#   mergeline ")]
+    assert commands[1].startswith(f"#   mergeline run {name} ")
+    assert len({len(line) - len(line.rpartition("   ")[2]) for line in commands}) == 1
+
+
 def test_it_never_overwrites() -> None:
     path = write_recipe("mine")
     path.write_text("precious\n")
