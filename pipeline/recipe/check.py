@@ -27,6 +27,10 @@ class Places:
     known: Mapping[str, Place]
     file: str
 
+    def stands(self, key: str) -> bool:
+        """Whether the user wrote it, or something around it."""
+        return key in self.known or key.partition(".")[0] == "params"
+
     def of(self, key: str) -> Place:
         while key:
             if key in self.known:
@@ -131,6 +135,8 @@ def _wrong_value(
 ) -> Problem:
     """A wrong value is told where it stands, which may be another key that the option refers to."""
     source = source_of(config, key)
+    if not where.stands(source):
+        source = key
     if source != key:
         problem = Problem(f"{problem.what} (as {_as_typed(key)})", problem.fix)
     elif problem.what.startswith("there is no option") and line is not None:

@@ -14,7 +14,7 @@ Mistakes of form are collected on the way; what is left out because of one is no
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -55,9 +55,17 @@ class Compiled:
     problems: tuple[Problem, ...] = ()
     unknown: Mapping[int, str | None] = field(default_factory=dict)
     """Positions in `lines` before which a step stands whose name is not known, and the likely name."""
+    open_ids: frozenset[str] = frozenset()
+    """Ids that the steps in `unknown` may have, without the number that a second one would get."""
 
     def line(self, id: str) -> Line | None:
         return next((line for line in self.lines if line.id == id), None)
+
+    def may_have(self, id: str) -> bool:
+        """Whether a step that was not understood may be the one of this id."""
+        if not self.lines:
+            return bool(self.unknown)
+        return id in self.open_ids or re.sub(r"_\d+$", "", id) in self.open_ids
 
     def primary(self) -> dict[str, Any]:
         """The primary config, for Hydra."""
@@ -92,8 +100,11 @@ def compile_recipe(document: Document, name: str) -> Compiled:
         fix = None if "name" in data else "rename the file, or give the recipe a `name`"
         problems.append(Problem(what, fix, "name", document.place(("name",))))
         head["name"] = "unnamed"
-    lines, unknown = _lines(data.get("steps"), document, problems)
-    return Compiled(document, head, lines, tuple(problems), unknown)
+    listed = data.get("steps")
+    lines, unknown = _lines(listed, document, problems)
+    return Compiled(
+        document, head, lines, tuple(problems), unknown, _open_ids(listed, lines, unknown)
+    )
 
 
 def _lines(
@@ -126,6 +137,27 @@ def _lines(
         else:
             unknown[len(items)] = item
     return tuple(_named(items, problems)), unknown
+
+
+def _open_ids(
+    listed: Any, lines: Sequence[Line], unknown: Mapping[int, str | None]
+) -> frozenset[str]:
+    """What the steps that were not understood call themselves, and what they seem to be."""
+    understood = {line.path[1] for line in lines}
+    names = {name for name in unknown.values() if name}
+    for position, raw in enumerate(listed if isinstance(listed, list) else ()):
+        if position in understood:
+            continue
+        if isinstance(raw, str):
+            names.add(raw)
+        elif isinstance(raw, Mapping):
+            names.update(raw)
+            names.update(
+                options["id"]
+                for options in raw.values()
+                if isinstance(options, Mapping) and isinstance(options.get("id"), str)
+            )
+    return frozenset(names)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -186,7 +187,11 @@ def from_hydra(error: Exception, place: Place) -> Problem:
         "object_type",
         "reference_type",
     )
-    said = [line for line in lines if line and not line.startswith(advice)]
+    said = [
+        re.sub(r"^Key ('.*?') (?:is not in struct|not in '\w+')$", r"there is no key \1", line)
+        for line in lines
+        if line and not line.startswith(advice)
+    ]
     return Problem(" ".join(said) or type(error).__name__, place=place)
 
 

@@ -126,7 +126,7 @@ def _understand(parsed: Override, typed: str, compiled: Compiled, presets: Prese
     if line is None:
         if parsed.is_add() and presets(key):
             return Said(typed, f"{head}{equals}{value}", key, content, preset=True, sweep=sweep)
-        if compiled.unknown:
+        if compiled.may_have(parts[0]):
             return None
         raise _no_step(key, compiled)
     plain = ".".join(parts)
@@ -194,7 +194,7 @@ def _check_head(parts: list[str], parsed: Override, compiled: Compiled) -> None:
         return
     if parsed.is_add() or parsed.is_force_add() or len(parts) == 1:
         return
-    if not compiled.lines or any((p.key or "").startswith("params") for p in compiled.problems):
+    if not compiled.lines or any(problem.key == "params" for problem in compiled.problems):
         return
     known: Any = compiled.head["params"]
     for depth, part in enumerate(parts[1:], start=1):

@@ -307,6 +307,27 @@ def test_all_mistakes_come_together_in_the_order_of_the_file(problems_of: Proble
     ]
 
 
+def test_beside_a_step_that_is_not_understood_the_command_line_is_checked(
+    problems_of: Problems,
+) -> None:
+    text = f"{BASE}  - svae: {{id: out}}\n  - svae\n  - save: 3\n"
+    found = problems_of(
+        text, "out.dtype=x", "save_2.dtype=x", "svae.x=1", "save=y", "other.dtype=x", "sede=1"
+    )
+    assert [p.key for p in found if p.place == COMMAND_LINE] == ["other.dtype", "sede"]
+
+
+def test_beside_a_wrong_param_the_names_of_params_are_checked(problems_of: Problems) -> None:
+    text = f"params: {{base: x, base: y}}\n{BASE}"
+    _, said = problems_of(text, "params.bsae=x")
+    assert said.fix == "did you mean 'params.base'?"
+
+
+def test_what_only_hydra_finds_wrong_is_told_plainly(problems_of: Problems) -> None:
+    (problem,) = problems_of(f"{BASE}  - save\n", "~save", "save.dtype=float16")
+    assert (problem.key, problem.what) == ("save.dtype", "there is no key 'save'")
+
+
 def test_two_steps_with_one_id_are_told_at_the_second(problems_of: Problems) -> None:
     (problem,) = problems_of(f"{BASE}  - save: {{id: out}}\n  - save: {{id: out, path: b}}\n")
     assert problem.place == Place("r.yaml", 4, 5)
@@ -317,6 +338,11 @@ def test_a_wrong_value_is_told_where_it_stands_and_how_it_is_used(problems_of: P
     (problem,) = problems_of(in_line("- save: {dtype: '${params.dtype}'}"))
     assert (problem.place, problem.key) == (Place("r.yaml", 2, 3), "params.dtype")
     assert "(as save.dtype)" in problem.what
+
+
+def test_a_wrong_value_that_nobody_wrote_is_told_where_it_is_used(problems_of: Problems) -> None:
+    (problem,) = problems_of(in_line("- save: {dtype: '${run.dir}'}"))
+    assert (problem.place, problem.key) == (Place("r.yaml", 5, 12), "save.dtype")
 
 
 def test_a_value_from_the_command_line_is_told_there(problems_of: Problems) -> None:
