@@ -43,9 +43,10 @@ def _figures(plan: Plan) -> Table:
     for output in plan.outputs:
         about = f"about {size(output.bytes)}" if output.bytes is not None else "size not known yet"
         table.add_row("writes", Text(f"{output.path}: {about}"))
+        if output.choice:
+            table.add_row("", Text(f"{output.choice.engine}: {output.choice.reason}"))
     table.add_row("disk", f"{size(plan.free_disk_bytes)} free")
     if plan.peak_memory_bytes is not None:
         table.add_row("memory", f"about {size(plan.peak_memory_bytes)} at most")
-    table.add_row("engine", f"{plan.engine}: {plan.engine_reason}")
     table.add_row("run", Text(str(plan.recipe.run_dir)))
     return table
