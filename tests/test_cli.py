@@ -75,6 +75,10 @@ def model(tmp_path: Path, base_model: BuildBase) -> list[str]:
             "quantization: int8",
         ),
         (
+            ["run", "merge_qlora", "--cfg", "all", "--resolve"],
+            "    dir: outputs/merge_qlora/",
+        ),
+        (
             ["run", "--cfg", "job", "save.dtype=float16", "-p", "steps.save", "merge_qlora"],
             "dtype: float16",
         ),
@@ -188,6 +192,7 @@ def test_a_reader_that_has_enough_is_no_error_to_speak_of(tmp_path: Path) -> Non
     [
         ("recipes", "| true", 141),
         ("run nope", "2>&1 >/dev/null | true", 2),
+        ("run merge_qlora --info", "| true", 141),
         ("recipes", ">&-", 0),
         ("run nope", "2>&-", 2),
         ("schema", ">/dev/full", 1),
@@ -205,7 +210,30 @@ def test_the_exit_code_is_right_when_nobody_can_read_what_is_said(
     assert "fault in Mergeline" not in done.stderr
 
 
+def test_a_recipe_that_cannot_be_shown_resolved_says_where_it_is_wrong(
+    mergeline: Run, tmp_path: Path
+) -> None:
+    text = "params: {base: x}\nsteps:\n  - load_base: {model: '${params.bsae}'}\n"
+    (tmp_path / "r.yaml").write_text(text)
+    done = mergeline("run", "r.yaml", "--cfg", "job", "--resolve")
+    assert done.returncode == 2
+    assert "r.yaml:3:17: load_base.model: ${params.bsae} names nothing" in done.stderr
+
+
+def test_secrets_are_not_printed_with_mistakes_or_by_hydra(mergeline: Run, tmp_path: Path) -> None:
+    secret = "hf_" + "abcdefgh" * 3
+    (tmp_path / "r.yaml").write_text(f"params: {{x: {secret}}}\nsteps:\n  - load_base: nf4\n")
+    wrong = mergeline("run", "r.yaml", f"load_base.dtype={secret}")
+    assert "must be one of auto" in wrong.stderr
+    shown = mergeline("run", "r.yaml", "--info", "config")
+    assert "x: '[hidden]'" in shown.stdout or "x: [hidden]" in shown.stdout
+    assert secret not in wrong.stderr + shown.stdout
+
+
 def test_new_writes_a_recipe_once(mergeline: Run, tmp_path: Path) -> None:
+    (tmp_path / "recipes").write_text("a file")
+    assert "cannot be written" in mergeline("new", "mine").stderr
+    (tmp_path / "recipes").unlink()
     assert mergeline("new", "mine").returncode == 0
     assert mergeline("new", "mine").returncode == 2
     assert "mine" in mergeline("recipes").stdout

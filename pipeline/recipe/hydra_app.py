@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import io
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,10 +118,11 @@ def show_config(request: Request, kind: str, package: str | None, *, resolve: bo
         composed(asked.loader, asked.overrides) as config,
     ):
         # On a copy: resolving in place would change what the run's fingerprint is taken from.
-        shown: Any = hydra.get_sanitized_cfg(copy.deepcopy(config), kind)
-        OmegaConf.set_readonly(shown, False)
+        whole = copy.deepcopy(config)
+        OmegaConf.set_readonly(whole.hydra, None)
         if resolve:
-            OmegaConf.resolve(shown)
+            _resolve(whole, request)
+        shown: Any = hydra.get_sanitized_cfg(whole, kind)
         if package and package != "_global_":
             shown = OmegaConf.select(shown, package)
             if shown is None:
@@ -132,11 +134,23 @@ def show_config(request: Request, kind: str, package: str | None, *, resolve: bo
     print(redact_text(text), end="")
 
 
+def _resolve(config: DictConfig, request: Request) -> None:
+    try:
+        OmegaConf.resolve(config)
+    except COMPOSING_ERRORS:
+        # Loading knows where it is wrong and what to do, and finds all the rest.
+        loading.load(str(request.path.absolute()), request.overrides, config_dir=request.config_dir)
+        raise
+
+
 def show_info(request: Request, what: str) -> None:
     """Print what Hydra knows: `defaults-tree`, `searchpath`, `plugins`, ..."""
     overrides = request.read().overrides
-    with _hydra(request) as hydra, _as_problems():
+    # Hydra logs it to standard output, where it can neither be redacted nor stop when nobody reads on.
+    said = io.StringIO()
+    with _hydra(request) as hydra, _as_problems(), redirect_stdout(said):
         hydra.show_info(what, PRIMARY, overrides)
+    print(redact_text(said.getvalue()), end="")
 
 
 @contextmanager

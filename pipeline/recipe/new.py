@@ -58,14 +58,14 @@ def write_recipe(name: str) -> Path:
         what = f"{name!r} is not a plain name (letters, digits, `_`, `-`, `.`)"
         raise RecipeError([Problem(what, "choose another", place=COMMAND_LINE)])
     path = Path("recipes") / f"{name}.yaml"
+    if path.exists():
+        problem = Problem(f"{path} is there already", "choose another name", place=COMMAND_LINE)
+        raise RecipeError([problem])
     try:
         path.parent.mkdir(exist_ok=True)
         with path.open("x", encoding="utf-8") as file:
             file.write(_text(name))
         (path.parent / SCHEMA_FILE).write_text(schema_text(), encoding="utf-8")
-    except FileExistsError:
-        problem = Problem(f"{path} is there already", "choose another name", place=COMMAND_LINE)
-        raise RecipeError([problem]) from None
     except OSError as error:
         what = f"{path} cannot be written: {error.strerror}"
         raise RecipeError([Problem(what, place=COMMAND_LINE)]) from error
