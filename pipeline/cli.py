@@ -285,7 +285,7 @@ def _new(words: list[str], quiet: bool, debug: bool) -> int:
     from pipeline.recipe.new import write_recipe
 
     path = write_recipe(args.name)
-    print(f"wrote {path}\n    change it, then: mergeline plan {args.name}")
+    print(f"wrote {path}\n    change it, then: mergeline plan {path.stem}")
     return DONE
 
 

@@ -27,6 +27,7 @@ from pipeline.recipe.hydra_app import Request
 from pipeline.recipe.model import Recipe
 from pipeline.recipe.schema import recipe_schema
 from pipeline.report.steps_page import steps_page
+from pipeline.report.terminal import print_plan
 from tests.fixtures.folders import make_adapter, make_base
 
 ROOT = Path(__file__).parents[1]
@@ -193,7 +194,7 @@ def works(
     wrong = any(word.startswith("wrong") for word in arguments)
     if verb in ("run", "plan") and not wrong and not {"--cfg", "--info"} & set(arguments):
         for request in requests(arguments):
-            make_plan(with_stand_ins(request))
+            print_plan(make_plan(with_stand_ins(request)))
         return
     if verb == "demo":  # tests/test_demo.py runs it
         assert not arguments

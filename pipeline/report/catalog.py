@@ -75,7 +75,7 @@ def option_rows(step: Step[Any]) -> list[tuple[str, str, str, str]]:
 def type_words(schema: dict[str, Any]) -> str:
     """A JSON Schema as words: `whole number, at least 1`."""
     if "anyOf" in schema:
-        return " or ".join(dict.fromkeys(type_words(part) for part in schema["anyOf"]))
+        return _alternatives(schema["anyOf"])
     if "enum" in schema:
         return ", ".join(str(value) for value in schema["enum"])
     if "const" in schema:
@@ -100,6 +100,13 @@ def type_words(schema: dict[str, Any]) -> str:
     }
     words += [f"{word} {schema[name]}" for name, word in bounds.items() if name in schema]
     return ", ".join(words)
+
+
+def _alternatives(parts: Sequence[dict[str, Any]]) -> str:
+    """Words to choose from in one list, other types after it: `auto, float32 or null`."""
+    words = [type_words(part) for part in parts if "enum" in part or "const" in part]
+    others = [type_words(part) for part in parts if "enum" not in part and "const" not in part]
+    return " or ".join(dict.fromkeys([*([", ".join(words)] if words else []), *others]))
 
 
 def _shown(value: Any) -> str:

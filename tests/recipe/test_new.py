@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import cli
 from pipeline.errors import RecipeError
 from pipeline.recipe import load
 from pipeline.recipe.new import write_recipe
@@ -31,6 +32,13 @@ def test_what_it_says_of_commands_stands_in_one_column(name: str) -> None:
     commands = [line for line in lines if line.startswith("#   mergeline ")]
     assert commands[1].startswith(f"#   mergeline run {name} ")
     assert len({len(line) - len(line.rpartition("   ")[2]) for line in commands}) == 1
+
+
+def test_what_to_do_next_is_said_with_the_recipes_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["new", "mine.yaml"]) == 0
+    said = capsys.readouterr().out
+    assert load(said.split()[-1]).name == "mine"
+    assert said.endswith("mergeline plan mine\n")
 
 
 def test_it_never_overwrites() -> None:
