@@ -37,9 +37,9 @@ def find_recipe(reference: str) -> Path:
     known = {found.name: found.path for found in list_recipes()}
     if reference in known:
         return known[reference]
-    fix = nearest(reference, known)
-    if fix is None and as_path.is_file():
-        fix = f"for a file, write `./{reference}`"
+    files = (Path(f"{reference}{ending}") for ending in ("", *_ENDINGS))
+    file = next((file for file in files if file.is_file()), None)
+    fix = f"for the file, write `./{file}`" if file else nearest(reference, known)
     fix = fix or f"`mergeline recipes` lists them ({', '.join(known)})"
     raise RecipeError([Problem(f"there is no recipe {reference!r}", fix, place=COMMAND_LINE)])
 
@@ -64,8 +64,11 @@ def _is_path(reference: str) -> bool:
 def _not_a_file(reference: str, path: Path) -> Problem:
     if path.is_dir():
         return Problem(f"{reference} is a folder", "name the recipe's file", place=COMMAND_LINE)
-    beside = [str(p) for p in path.parent.glob("*") if p.suffix in _ENDINGS]
-    fix = nearest(str(path), beside) or "`mergeline recipes` lists the recipes that have a name"
+    if reference == path.name and path.stem in {recipe.name for recipe in list_recipes()}:
+        fix = f"for the recipe of that name, write `{path.stem}`"
+    else:
+        beside = [str(p) for p in path.parent.glob("*") if p.suffix in _ENDINGS]
+        fix = nearest(str(path), beside) or "`mergeline recipes` lists the recipes that have a name"
     return Problem(f"there is no file {reference}", fix, place=COMMAND_LINE)
 
 

@@ -46,6 +46,8 @@ def test_a_path_to_a_file_is_that_file(reference: str) -> None:
         ("xyz", "`mergeline recipes` lists them"),
         ("./merge.yml", "did you mean 'merge.yaml'?"),
         ("plain", "write `./plain`"),
+        ("merge", "write `./merge.yaml`"),
+        ("merge_lora.yaml", "write `merge_lora`"),
         (".", "there is no recipe"),
         ("./", "is a folder"),
     ],
