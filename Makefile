@@ -7,9 +7,12 @@ ARGS ?=
 # Each test process holds torch and transformers, some 600 MB; four are enough for any machine.
 WORKERS ?= --numprocesses=auto --maxprocesses=4 --dist=worksteal
 
+# Models that make bench is run on; 3.2B needs 20 GB of disk, 8B 50.
+SIZES ?= 0.5B
+
 export PYTHON
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format types docs venv clean
+.PHONY: help demo test bench lint format types docs venv clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,6 +22,9 @@ demo: venv ## Train a small model and an adapter, merge, verify (2 min, no netwo
 
 test: venv ## Run the tests
 	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false .venv/bin/python -m pytest -q $(WORKERS) $(ARGS)
+
+bench: venv ## Time merges against PEFT and cp: make bench SIZES="0.5B 3.2B 8B"
+	@.venv/bin/python benchmarks/merge.py --sizes $(SIZES) --json outputs/bench.json
 
 lint: venv ## Check style: ruff's rules and its formatting
 	@.venv/bin/ruff check .

@@ -1,4 +1,4 @@
-"""Peak resident memory of this process, over a stretch of time."""
+"""Memory of this process: its peak over a stretch of time, and whether it ran out."""
 
 from __future__ import annotations
 
@@ -28,3 +28,11 @@ def peak_bytes() -> int:
         pass
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error, of whatever type the library chose, says that memory is used up."""
+    text = str(error)
+    return isinstance(error, MemoryError) or any(
+        said in text for said in ("out of memory", "can't allocate memory")
+    )

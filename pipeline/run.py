@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import logging
+import math
 import signal
 import threading
 import time
@@ -115,8 +116,13 @@ class RunContext:
         self.console.warn(text)
 
     def metrics(self, figures: Mapping[str, Figure]) -> None:
-        """Record figures; in the manifest they stand as `<step id>.<name>`."""
-        self.record.metrics.update(figures)
+        """Record figures; in the manifest they stand as `<step id>.<name>`.
+
+        JSON has no infinity and no NaN: such a figure is recorded as the word.
+        """
+        for name, value in figures.items():
+            finite = not isinstance(value, float) or math.isfinite(value)
+            self.record.metrics[name] = value if finite else str(value)
 
     def made(self, path: Path) -> None:
         """Record a file or folder that this step wrote; its files are hashed into the manifest."""
@@ -280,11 +286,7 @@ def _explain(error: BaseException) -> ErrorRecord:
         return ErrorRecord(type=kind, what=_clean(error.what), where=error.where, fix=error.fix)
     if isinstance(error, KeyboardInterrupt):
         return ErrorRecord(type=kind, what="interrupted", fix="run the same command again")
-    if (
-        isinstance(error, MemoryError)
-        or "out of memory" in str(error)
-        or "can't allocate" in str(error)
-    ):
+    if memory.is_out_of_memory(error):
         fix = (
             "free memory, or spread the base with `load_base.device_map=auto` and `offload_folder`"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -292,6 +293,16 @@ def test_figures_and_notes_of_a_failed_step_are_kept(steps: Steps) -> None:
     manifest, _ = steps(verify=fail)
     assert manifest.metrics == {"verify.kl": 1.5}
     assert manifest.steps[0].notes == ["far off"]
+
+
+def test_figures_that_json_cannot_hold_are_words(steps: Steps) -> None:
+    def measure(run: RunContext) -> None:
+        run.metrics({"perplexity": float("inf"), "loss": float("nan"), "kl": 0.5})
+
+    steps(evaluate=measure)
+    text = (steps.folder / "run" / "manifest.json").read_text()
+    metrics = json.loads(text, parse_constant=pytest.fail)["steps"][0]["metrics"]
+    assert metrics == {"perplexity": "inf", "loss": "nan", "kl": 0.5}
 
 
 def test_a_live_model_is_kept_for_its_blueprint_and_built_anew_for_another(
