@@ -54,9 +54,11 @@ class FileRecord(_Record):
     """A file that went in or came out."""
 
     path: str
-    """As it can be found again: absolute, or relative to the run's folder when it lies in there."""
+    """As it can be found again: absolute, or relative to the run's folder when it lies in there; of a
+    file of the Hub that was not fetched, its name in the repository."""
     bytes: int
-    sha256: str
+    sha256: str | None = None
+    """Of what went in, taken last: null in a run that did not come so far."""
     repo: str | None = None
     """For a file of the Hub: the repository's id."""
     commit: str | None = None

@@ -249,6 +249,16 @@ def _begin(recipe: Recipe, plan: Plan) -> Manifest:
             )
             for c in recipe.steps
         ],
+        inputs=[
+            FileRecord(
+                path=_told(source.folder / name, recipe.run_dir) if source.folder else name,
+                bytes=size,
+                repo=source.repo,
+                commit=source.commit,
+            )
+            for source in plan.sources
+            for name, size in sorted(source.files.items())
+        ],
         warnings=list(plan.warnings),
         versions=manifest.versions(),
         machine=manifest.machine(),
@@ -259,13 +269,14 @@ def _begin(recipe: Recipe, plan: Plan) -> Manifest:
 def _finish_inputs(plan: Plan, context: RunContext, record: Manifest) -> None:
     """Hash what went in. Last, so that the files are in the page cache and none is read for nothing."""
     context.record = StepRecord(id="inputs", step="inputs")
+    hashed: list[FileRecord] = []
     for source in plan.sources:
         folder = source.fetch()
         files = [folder / name for name in sorted(source.files) if (folder / name).is_file()]
         for entry in context._records(files):
             entry.repo, entry.commit = source.repo, source.commit
-            record.inputs.append(entry)
-    record.inputs += context.take_used()
+            hashed.append(entry)
+    record.inputs = hashed + context.take_used()
 
 
 def _track(recipe: Recipe, record: Manifest, console: Console) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from pipeline.blueprint import State
+from pipeline.checkpoint.source import Source, locate
 from pipeline.errors import MergeError, Place
 from pipeline.manifest import Manifest, read_manifest
 from pipeline.recipe.model import Recipe, StepCall
@@ -67,7 +68,9 @@ class Steps:
 
     folder: Path
 
-    def __call__(self, **actions: Callable[[RunContext], None]) -> tuple[Manifest, Told]:
+    def __call__(
+        self, sources: tuple[Source, ...] = (), **actions: Callable[[RunContext], None]
+    ) -> tuple[Manifest, Told]:
         file = self.folder / "recipe.yaml"
         file.write_text("steps: []\n")
         calls = tuple(
@@ -85,7 +88,7 @@ class Steps:
         plan = SimpleNamespace(
             states=tuple(State(step_id=c.id) for c in calls),
             steps=tuple(SimpleNamespace(does="does it") for c in calls),
-            sources=(),
+            sources=sources,
             warnings=(),
             engine="live",
         )
@@ -159,6 +162,27 @@ def test_a_failure_stops_the_run_and_says_where_and_what_to_do(steps: Steps) -> 
         told.events[-1] == "bad failed: adapter/model.bin: tensor x fits nowhere\nuse its own base"
     )
     assert steps.manifest.status == "failed"
+
+
+def test_what_goes_in_is_recorded_from_the_start_and_hashed_at_the_end(
+    steps: Steps, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "config.json").write_bytes(b"{}")
+    source = locate("./base")
+
+    def fail(run: RunContext) -> None:
+        raise MergeError("no")
+
+    failed, _ = steps(sources=(source,), bad=fail)
+    done, _ = steps(sources=(source,), good=lambda run: None)
+    path = str(base / "config.json")
+    assert [(i.path, i.bytes, i.sha256) for i in failed.inputs] == [(path, 2, None)]
+    (record,) = done.inputs
+    assert (record.path, record.bytes) == (path, 2)
+    assert record.sha256 == hashlib.sha256(b"{}").hexdigest()
 
 
 def test_an_error_that_nobody_foresaw_is_told_in_a_line_and_traced_in_the_log(steps: Steps) -> None:
