@@ -9,11 +9,19 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from pipeline import __version__
-from pipeline.errors import MergelineError, RecipeError, RunError, is_interruption
+from pipeline.errors import (
+    COMMAND_LINE,
+    MergelineError,
+    Problem,
+    RecipeError,
+    RunError,
+    is_interruption,
+)
 
 if TYPE_CHECKING:
     from pipeline.recipe.hydra_app import Request
@@ -61,6 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     quiet = "--quiet" in words
     words = [word for word in words if word not in ("--debug", "--quiet")]
     try:
+        _check_text(words)
         code = _dispatch(words, quiet=quiet, debug=debug)
         sys.stdout.flush()
         return code
@@ -77,7 +86,19 @@ def entry() -> NoReturn:
     # A caller may have closed the standard streams, as in `2>&-`.
     sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    if isinstance(sys.stdout, TextIOWrapper):
+        # Standard error does so by itself: a terminal of another encoding is no reason to fail.
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(main())
+
+
+def _check_text(words: list[str]) -> None:
+    """Bytes that are no text in the terminal's encoding could not be written into any manifest."""
+    wrong = [word for word in words if any("\ud800" <= char <= "\udfff" for char in word)]
+    if wrong:
+        fix = "set a UTF-8 locale, for example LC_ALL=C.UTF-8, or rename the file"
+        what = "is not text in the encoding of this terminal"
+        raise RecipeError([Problem(f"{word!r} {what}", fix, place=COMMAND_LINE) for word in wrong])
 
 
 def _dispatch(words: list[str], *, quiet: bool, debug: bool) -> int:

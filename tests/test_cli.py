@@ -210,6 +210,19 @@ def test_the_exit_code_is_right_when_nobody_can_read_what_is_said(
     assert "fault in Mergeline" not in done.stderr
 
 
+def test_text_that_the_terminal_cannot_show_is_escaped(mergeline: Run, tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("tags: [ü]\nsteps:\n  - load_base: {model: x}\n", "utf-8")
+    done = mergeline("run", "r.yaml", "--cfg", "job", PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "- \\xfc" in done.stdout
+
+
+def test_arguments_that_are_no_text_are_refused(mergeline: Run) -> None:
+    done = mergeline("run", "recast", os.fsdecode(b"hydra.run.dir=\xff"))
+    assert done.returncode == 2
+    assert "is not text" in done.stderr
+
+
 def test_a_recipe_that_cannot_be_shown_resolved_says_where_it_is_wrong(
     mergeline: Run, tmp_path: Path
 ) -> None:
