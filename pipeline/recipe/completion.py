@@ -75,6 +75,21 @@ def suggest(line: str, verbs: list[str]) -> list[str]:
     return sorted({candidate for candidate in found if candidate.startswith(word)})
 
 
+def _choices(settings: type, option: str) -> list[str]:
+    """The values that an option may have, if they can be counted."""
+    from pydantic import TypeAdapter
+
+    found: list[str] = []
+    pending = [TypeAdapter(settings).json_schema()["properties"].get(option, {})]
+    while pending:
+        shape = pending.pop()
+        pending += shape.get("anyOf", [])
+        found += map(str, shape.get("enum", []))
+        found += [shape["const"]] if isinstance(shape.get("const"), str) else []
+        found += ["true", "false"] if shape.get("type") == "boolean" else []
+    return found
+
+
 def _of_recipe(reference: str, overrides: list[str], word: str) -> list[str]:
     """Keys and presets of a recipe: in our short form, and in Hydra's."""
     from hydra._internal.core_plugins.bash_completion import BashCompletion
@@ -93,7 +108,12 @@ def _of_recipe(reference: str, overrides: list[str], word: str) -> list[str]:
             f"{line.id}={preset}"
             for preset in asked.loader.get_group_options(f"step/{line.step.name}")
         ]
-    if dot and asked.compiled.line(head) is not None:
+    of_step = asked.compiled.line(head) if dot else None
+    if of_step is not None:
+        key, equals, _ = word.partition("=")
+        values = _choices(of_step.step.settings, key.removeprefix(f"{head}.")) if equals else []
+        if values:
+            return [f"{key}={value}" for value in values]
         found = hydra._query(config_name=PRIMARY, line=f"{before} steps.{word}".lstrip())
         return [candidate.removeprefix("steps.") for candidate in found]
     found = hydra._query(
