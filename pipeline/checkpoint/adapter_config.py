@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,15 +105,16 @@ def _check_values(options: Mapping[str, Any], peft_type: str, where: str) -> Non
     def want(key: str, right: bool, kind: str) -> None:
         if not right:
             raise InputError(
-                f"`{key}` must be {kind}, and is {options[key]!r}",
+                f"`{key}` must be {kind}, and is {options.get(key)!r}",
                 where=where,
                 fix="mend it in the file",
             )
 
+    if peft_type == "LORA":
+        for key in ("r", "lora_alpha"):  # PEFT would take 8, and the merge be scaled by a guess
+            want(key, options.get(key) is not None, "a number")
     for key, value in options.items():
         if value is None:
-            if key in ("r", "lora_alpha"):
-                want(key, False, "a number")
             continue
         match key:
             case "r":
@@ -122,17 +125,24 @@ def _check_values(options: Mapping[str, Any], peft_type: str, where: str) -> Non
                     f"a whole number of at least {least}",
                 )
             case "lora_alpha" | "alpha":
-                want(key, type(value) in (int, float), "a number")
-            case "target_modules" | "modules_to_save" | "exclude_modules" | "feedforward_modules":
-                want(key, _is_names(value), "a list of names or a pattern")
-            case "target_parameters":
+                want(key, _is_figure(value), "a number")
+            case "lora_dropout":
+                want(key, _is_figure(value) and 0 <= value <= 1, "a number from 0 to 1")
+            case "target_modules" | "exclude_modules" | "feedforward_modules":
+                right = _is_pattern(value) if isinstance(value, str) else _is_names(value)
+                want(key, right, "a list of names or a regular expression")
+            case "layers_pattern":
+                want(key, _is_names(value), "a name or a list of names")
+            case "modules_to_save" | "target_parameters":
                 want(key, isinstance(value, list) and _is_names(value), "a list of names")
             case "use_dora" | "use_rslora" | "fan_in_fan_out" | "lora_bias":
                 want(key, isinstance(value, bool), "true or false")
             case "bias" if peft_type == "LORA":
                 want(key, value in ("none", "all", "lora_only"), "none, all or lora_only")
-            case "rank_pattern" | "alpha_pattern":
-                want(key, _is_figures(value), "an object of names and numbers")
+            case "rank_pattern":
+                want(key, _is_by_module(value, _is_rank), "an object of patterns and whole numbers")
+            case "alpha_pattern":
+                want(key, _is_by_module(value, _is_figure), "an object of patterns and numbers")
             case "base_model_name_or_path" | "revision":
                 want(key, isinstance(value, str), "a text")
             case "layers_to_transform":
@@ -188,16 +198,19 @@ def _check_schedule(options: Mapping[str, Any], where: str) -> None:
 
 
 def _without_unused(options: Mapping[str, Any], peft_type: str) -> dict[str, Any]:
-    """Take out settings that were not used, of which PEFT would complain."""
-    kept = dict(options)
+    """Take out settings that were not used, of which PEFT would complain.
+
+    So is null, for which PEFT's own default stands: PEFT takes it as a value and trips over it.
+    """
+    kept = {key: value for key, value in options.items() if value is not None}
     init = kept.get("init_lora_weights")
     for key, method in (
         ("loftq_config", "loftq"),
         ("eva_config", "eva"),
         ("corda_config", "corda"),
     ):
-        if kept.get(key) is not None and init != method:
-            del kept[key]
+        if init != method:
+            kept.pop(key, None)
     if peft_type == "ADALORA":
         kept.pop("r", None)  # it has `init_r` and `target_r`
     return kept
@@ -227,5 +240,26 @@ def _is_layers(value: object) -> bool:
     return isinstance(value, list) and all(type(n) is int for n in value)
 
 
-def _is_figures(value: object) -> bool:
-    return isinstance(value, dict) and all(type(n) in (int, float) for n in value.values())
+def _is_figure(value: object) -> bool:
+    return isinstance(value, (int, float)) and type(value) is not bool and math.isfinite(value)
+
+
+def _is_rank(value: object) -> bool:
+    return type(value) is int and value > 0
+
+
+def _is_by_module(value: object, right: Callable[[object], bool]) -> bool:
+    return (
+        isinstance(value, dict)
+        and all(_is_pattern(name) for name in value)
+        and all(right(figure) for figure in value.values())
+    )
+
+
+def _is_pattern(value: str) -> bool:
+    """Whether it compiles as the regular expression that PEFT takes it for."""
+    try:
+        re.compile(value)
+    except (re.error, RecursionError, OverflowError):
+        return False
+    return True

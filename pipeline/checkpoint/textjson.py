@@ -9,7 +9,6 @@ from typing import Any
 from pipeline.errors import InputError
 
 LFS_MARK = b"version https://git-lfs.github.com/spec/"
-_DEEPEST = "nested too deeply"
 
 
 def parse_object(data: bytes, *, where: object) -> dict[str, Any]:
@@ -29,10 +28,9 @@ def parse_object(data: bytes, *, where: object) -> dict[str, Any]:
             where=where,
             fix=_again(where),
         ) from None
-    except RecursionError:
-        raise InputError(
-            f"is not usable JSON: {_DEEPEST}", where=where, fix=_again(where)
-        ) from None
+    except (RecursionError, ValueError) as error:  # of numbers with thousands of digits
+        what = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise InputError(f"is not usable JSON: {what}", where=where, fix=_again(where)) from None
     if not isinstance(parsed, dict):
         kind = {list: "a list", str: "a string", bool: "true or false", type(None): "null"}
         raise InputError(

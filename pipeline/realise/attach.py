@@ -7,16 +7,21 @@ as it was initialised. Both make a model that was never trained, so both are err
 from __future__ import annotations
 
 import difflib
+import json
 import re
+import tempfile
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from pipeline.blueprint import Adapter, Placement
-from pipeline.checkpoint.adapter import check_finite, inspect_adapter
+from pipeline.checkpoint.adapter import CONFIG, AdapterCheckpoint, check_finite, inspect_adapter
 from pipeline.errors import MergeError
+from pipeline.memory import is_out_of_memory
 from pipeline.realise.load import device_options
 from pipeline.realise.ties import say_tied, tied_groups, untie
 
@@ -76,7 +81,7 @@ def _attach_one(model: Any, adapter: Adapter, placement: Placement, trainable: b
     from peft import PeftModel
     from peft.utils import set_peft_model_state_dict
 
-    folder = inspect_adapter(adapter).source.fetch()
+    found = inspect_adapter(adapter)
     first = not isinstance(model, PeftModel)
     if "disk" in (getattr(model, "hf_device_map", None) or {}).values() and not first:
         raise MergeError(
@@ -91,7 +96,7 @@ def _attach_one(model: Any, adapter: Adapter, placement: Placement, trainable: b
     _untie_where_the_file_differs(base, tensors)
     plain = [name for name, _ in base.named_modules()]
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _as_checked(found) as folder:
             # Missing keys become an error below; a fold takes care of ties; PEFT hands the tensors of
             # layers that are offloaded to disk to accelerate instead.
             for message in (
@@ -103,27 +108,21 @@ def _attach_one(model: Any, adapter: Adapter, placement: Placement, trainable: b
             if first:
                 model = PeftModel.from_pretrained(
                     model,
-                    str(folder),
+                    folder,
                     adapter_name=adapter.name,
                     is_trainable=trainable,
                     **(device_options(placement) if hasattr(model, "hf_device_map") else {}),
                 )
             else:
-                model.load_adapter(str(folder), adapter.name, is_trainable=trainable)
+                model.load_adapter(folder, adapter.name, is_trainable=trainable)
             # Loading a second time changes nothing and tells what from_pretrained() keeps to itself.
             result = set_peft_model_state_dict(model, tensors, adapter_name=adapter.name)
     except KeyError as error:
         raise _lacks(adapter, [str(error.args[0])]) from error
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError as error:
+    except Exception as error:  # a config that PEFT does not check makes it raise anything
+        if is_out_of_memory(error):
+            raise
         raise _as_merge_error(error, adapter) from error
-    except (ValueError, TypeError, IndexError, ImportError) as error:
-        raise MergeError(
-            f"PEFT cannot attach it: {error}",
-            where=adapter.path,
-            fix="check that it belongs to this base",
-        ) from error
     if model.peft_config[adapter.name].is_prompt_learning:
         return model  # its few tensors belong to no module of the base, and PEFT checks them itself
     unclaimed = [name for name in result.unexpected_keys if _plain_name(name) not in tensors]
@@ -134,6 +133,20 @@ def _attach_one(model: Any, adapter: Adapter, placement: Placement, trainable: b
         raise _lacks(adapter, missing)
     _set_weight(model, adapter)
     return model
+
+
+@contextmanager
+def _as_checked(found: AdapterCheckpoint) -> Iterator[str]:
+    """A folder with the adapter's weights and its config as it was checked, for PEFT to read.
+
+    PEFT trips over much that the check forgives in the file itself: a byte order mark, nulls, options
+    of other versions.
+    """
+    weights = found.source.fetch() / found.weights
+    with tempfile.TemporaryDirectory(prefix="mergeline-") as folder:
+        (Path(folder) / CONFIG).write_text(json.dumps(dict(found.config)), encoding="utf-8")
+        (Path(folder) / found.weights).symlink_to(weights.resolve())
+        yield folder
 
 
 def _fit_vocabulary(base: Any, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -219,16 +232,22 @@ def _unclaimed(adapter: Adapter, names: list[str], modules: list[str]) -> MergeE
     )
 
 
-def _as_merge_error(error: RuntimeError, adapter: Adapter) -> MergeError:
+def _as_merge_error(error: Exception, adapter: Adapter) -> MergeError:
     wrong = [
         f"{match['name']} is {match['file']} in the adapter and {match['model']} on this base"
         for match in _SIZE_MISMATCH.finditer(str(error))
     ]
-    what = f"shapes do not fit: {_some(wrong)}" if wrong else f"PEFT cannot attach it: {error}"
+    if wrong:
+        return MergeError(
+            f"shapes do not fit: {_some(wrong)}",
+            where=adapter.path,
+            fix="attach it to the base that it was trained on (size and vocabulary), with the "
+            f"{CONFIG} of that training (rank)",
+        )
     return MergeError(
-        what,
+        f"PEFT cannot attach it: {error}",
         where=adapter.path,
-        fix="attach it to the base that it was trained on (size and vocabulary)",
+        fix=f"check that it belongs to this base, and what its {CONFIG} says",
     )
 
 

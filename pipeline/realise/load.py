@@ -10,6 +10,7 @@ import torch
 from pipeline.blueprint import Base, Dtype, Placement, Quantization, Task
 from pipeline.checkpoint.base import inspect_base
 from pipeline.errors import InputError
+from pipeline.memory import is_out_of_memory
 
 _AUTO_CLASSES: dict[Task, str] = {
     "causal_lm": "AutoModelForCausalLM",
@@ -48,7 +49,6 @@ def load_base_model(base: Base, device: str, *, labels: int | None = None) -> Lo
     Raises InputError when the checkpoint is missing, damaged or not a model of that task.
     """
     import transformers
-    from safetensors import SafetensorError
 
     found = inspect_base(base)
     folder = found.source.fetch()
@@ -65,9 +65,9 @@ def load_base_model(base: Base, device: str, *, labels: int | None = None) -> Lo
             **_placement(base, device),
             **({} if labels is None else {"num_labels": labels}),
         )
-    except torch.OutOfMemoryError:
-        raise
-    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+    except Exception as error:  # a config that transformers does not check makes it raise anything
+        if is_out_of_memory(error):
+            raise
         raise InputError(
             f"transformers cannot load it as {base.task}: {_first_line(error)}",
             where=base.model,

@@ -10,7 +10,14 @@ import pytest
 from pipeline.blueprint import Adapter
 from pipeline.checkpoint.adapter import AdapterCheckpoint, check_finite, inspect_adapter
 from pipeline.errors import InputError
-from tests.fixtures.folders import LORA_SHAPES, TOKENIZER, make_adapter, make_base, write_files
+from tests.fixtures.folders import (
+    LORA,
+    LORA_SHAPES,
+    TOKENIZER,
+    make_adapter,
+    make_base,
+    write_files,
+)
 
 
 def inspect(folder: Path) -> AdapterCheckpoint:
@@ -149,8 +156,8 @@ def test_two_prompts_are_not_active_together(tmp_path: Path) -> None:
         ({"peft_type": "P_TUNING"}, "changes no weight of the base"),
         ({"peft_type": "ADAPTION_PROMPT"}, "changes no weight of the base"),
         ({"peft_type": "XLORA"}, "anew for every input"),
-        ({"peft_type": "LORA", "r": 4, "alora_invocation_tokens": [1, 2]}, "aLoRA"),
-        ({"peft_type": "LORA", "r": 4, "layer_replication": [[0, 2], [1, 3]]}, "repeats layers"),
+        ({**LORA, "alora_invocation_tokens": [1, 2]}, "aLoRA"),
+        ({**LORA, "layer_replication": [[0, 2], [1, 3]]}, "repeats layers"),
     ],
 )
 def test_says_why_an_adapter_cannot_be_merged_and_what_to_do(

@@ -39,6 +39,7 @@ TYPES = {
 }
 """All others are LORA."""
 WARNS = {"021.json": "ModelConv2D of test_regression", "023.json": "MLP of test_regression"}
+UNUSED = ("loftq_config", "eva_config", "corda_config")
 FILES = sorted(path.name for path in WILD.glob("*.json"))
 
 
@@ -71,6 +72,10 @@ def test_a_usable_config_is_one_that_peft_takes_without_a_word(name: str, peft_c
     raw = json.loads((WILD / name).read_text())
     kept = {key: value for key, value in raw.items() if key in config.options}
     assert kept == dict(config.options), "nothing is changed on the way"
+    lost = raw.keys() & peft_types.options_of(config.peft_type) - config.options.keys()
+    assert all(raw[key] is None for key in lost - {"runtime_config", *UNUSED}), (
+        "but null is left out"
+    )
 
 
 @pytest.mark.parametrize("name", ERRORS)
@@ -105,6 +110,16 @@ def refusal(**raw: Any) -> str:
         ({"r": True}, "and is True"),
         ({"r": None}, "`r` must be a number"),
         ({"lora_alpha": "32"}, "`lora_alpha` must be a number"),
+        ({"lora_alpha": float("nan")}, "`lora_alpha` must be a number"),
+        ({"lora_alpha": None}, "`lora_alpha` must be a number"),
+        ({"lora_dropout": "0.05"}, "`lora_dropout` must be a number from 0 to 1"),
+        ({"target_modules": ".*(q_proj|k_proj"}, "or a regular expression, and is '.*(q_proj"),
+        ({"exclude_modules": "("}, "`exclude_modules` must be"),
+        ({"layers_to_transform": [0], "layers_pattern": 5}, "`layers_pattern` must be"),
+        ({"modules_to_save": "lm_head"}, "`modules_to_save` must be a list of names"),
+        ({"rank_pattern": {"(q_proj": 4}}, "`rank_pattern` must be"),
+        ({"rank_pattern": {"q_proj": 4.0}}, "`rank_pattern` must be"),
+        ({"alpha_pattern": {"[": 4}}, "`alpha_pattern` must be"),
         ({"target_modules": {"q_proj": 1}}, "`target_modules` must be"),
         ({"target_modules": [1]}, "`target_modules` must be"),
         ({"modules_to_save": 3}, "`modules_to_save` must be"),
@@ -179,6 +194,22 @@ def test_a_figure_that_the_installed_peft_does_not_know_is_dropped_with_a_warnin
 
     assert "new_group_size" not in config.options
     assert "new_group_size=16" in config.warnings[0]
+
+
+@pytest.mark.parametrize(
+    "key", ["bias", "rank_pattern", "alpha_pattern", "lora_dropout", "use_dora"]
+)
+def test_null_leaves_an_option_at_its_default(key: str, peft_config: Any) -> None:
+    made = peft_config(**check_adapter_config({**LORA, key: None}, where="f").options)
+
+    assert getattr(made, key) == getattr(peft_config(**LORA), key)
+
+
+@pytest.mark.parametrize("key", ["r", "lora_alpha"])
+def test_a_scale_is_never_guessed(key: str) -> None:
+    said = refusal(**{name: value for name, value in LORA.items() if name != key})
+
+    assert f"`{key}` must be a number" in said
 
 
 def test_settings_of_an_initialisation_that_is_not_used_are_dropped(peft_config: Any) -> None:

@@ -136,6 +136,7 @@ def test_a_folder_that_may_not_be_read_is_told(tmp_path: Path) -> None:
         (b'"x"', "holds a string"),
         (b"null", "holds null"),
         (b"[" * 100_000, "nested too deeply"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "digits"),
     ],
 )
 def test_json_that_is_none_is_told_with_its_file(tmp_path: Path, text: bytes, says: str) -> None:

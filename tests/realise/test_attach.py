@@ -226,3 +226,26 @@ def test_config_of_another_adapter_is_refused(base_model: Any, tmp_path: Path) -
     file.write_text(json.dumps({**config, "target_modules": ["q_proj", "v_proj", "k_proj"]}))
     with pytest.raises(MergeError, match=r"lacks .*k_proj\.lora_A"):
         realise(attached(base, Adapter(str(adapter))), device="cpu")
+
+
+def test_peft_reads_the_config_as_it_was_checked(base_model: Any, tmp_path: Path) -> None:
+    base = base_model("llama")
+    one = build_adapter(tmp_path / "one", base, lora())
+    two = build_adapter(tmp_path / "two", base, lora(), seed=2)
+    right = realise(attached(base, Adapter(str(one)), Adapter(str(two), "two")), device="cpu")
+    for folder in (one, two):  # as an editor on Windows leaves it
+        file = folder / "adapter_config.json"
+        config = {**json.loads(file.read_text()), "bias": None, "rank_pattern": None, "newer": 1}
+        file.write_text("\ufeff" + json.dumps(config), encoding="utf-8")
+    ours = realise(attached(base, Adapter(str(one)), Adapter(str(two), "two")), device="cpu")
+    with torch.inference_mode():
+        assert torch.equal(ours.model(TOKENS).logits, right.model(TOKENS).logits)
+
+
+def test_whatever_peft_raises_names_the_adapter(base_model: Any, tmp_path: Path) -> None:
+    base = base_model("llama")
+    adapter = build_adapter(tmp_path / "a", base, lora())
+    file = adapter / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "trainable_token_indices": "all"}))
+    with pytest.raises(MergeError, match=str(adapter)):
+        realise(attached(base, Adapter(str(adapter))), device="cpu")
