@@ -44,7 +44,8 @@ Declarative pipelines for the life of LoRA and QLoRA adapters.
   completion bash|zsh|fish      tab completion: eval "$(mergeline completion bash)"
 
 `mergeline VERB --help` says more. Everywhere: --debug shows tracebacks, --quiet says less, --version.
-exit codes: 0 done; 1 the run failed; 2 the recipe or the arguments are wrong, and nothing was run
+exit codes: 0 done; 1 the run failed; 2 the recipe or the arguments are wrong, and nothing was run;
+            130 interrupted (Ctrl-C, SIGTERM)
 """
 
 RUN_ABOUT = """\
