@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pipeline import logs, manifest, memory, secrets, tracking
 from pipeline.blueprint import Blueprint, State
 from pipeline.checkpoint.hashes import hash_files
+from pipeline.checkpoint.lock import only_writer
 from pipeline.errors import MergelineError, is_interruption
 from pipeline.manifest import ErrorRecord, Figure, FileRecord, Manifest, StepRecord
 from pipeline.recipe.model import Recipe, StepCall
@@ -158,9 +159,14 @@ def run(recipe: Recipe, plan: Plan, console: Console) -> Manifest:
     """Run the steps of a planned recipe, and return the manifest, which is also in the run's folder.
 
     Whatever a step raises is caught, recorded in the manifest and told to the console; the status of
-    the manifest says how the run ended.
+    the manifest says how the run ended. Raises OutputError when another run has this folder.
     """
     recipe.run_dir.mkdir(parents=True, exist_ok=True)
+    with only_writer(recipe.run_dir / manifest.FILE_NAME):
+        return _run(recipe, plan, console)
+
+
+def _run(recipe: Recipe, plan: Plan, console: Console) -> Manifest:
     record = _begin(recipe, plan)
     context = RunContext(recipe, console)
     started = time.perf_counter()
@@ -338,7 +344,8 @@ def _now() -> datetime:
 
 @contextmanager
 def _terminate_politely() -> Iterator[None]:
-    """A SIGTERM (a cluster's, `timeout`'s) ends the run as Ctrl-C does: recorded, nothing half-written."""
+    """A SIGTERM (a cluster's, `timeout`'s) or SIGHUP (a closed terminal's) ends the run as Ctrl-C does:
+    recorded, nothing half-written."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -346,8 +353,12 @@ def _terminate_politely() -> Iterator[None]:
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:  # as under nohup
+            signal.signal(number, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

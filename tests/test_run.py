@@ -21,7 +21,7 @@ import pytest
 
 from pipeline.blueprint import State
 from pipeline.checkpoint.source import Source, locate
-from pipeline.errors import MergeError, Place
+from pipeline.errors import MergeError, OutputError, Place
 from pipeline.manifest import Manifest, read_manifest
 from pipeline.recipe.model import Recipe, StepCall
 from pipeline.run import RunContext, run
@@ -257,11 +257,32 @@ def test_a_failure_outside_of_the_steps_is_recorded_and_raised(
     assert "Traceback" in steps.log
 
 
-def test_a_term_signal_ends_a_run_as_ctrl_c_does(steps: Steps) -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    manifest, _ = steps(long=lambda run: os.kill(os.getpid(), signal.SIGTERM) or time.sleep(5))
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_other_signals_end_a_run_as_ctrl_c_does(steps: Steps, number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    manifest, _ = steps(long=lambda run: os.kill(os.getpid(), number) or time.sleep(5))
     assert manifest.status == "interrupted"
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.getsignal(number) is before
+
+
+def test_a_run_under_nohup_goes_on_when_the_terminal_closes(steps: Steps) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        manifest, _ = steps(long=lambda run: os.kill(os.getpid(), signal.SIGHUP))
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert manifest.status == "done"
+
+
+def test_two_runs_never_write_one_folder(steps: Steps) -> None:
+    def second(run: RunContext) -> None:
+        with pytest.raises(OutputError, match="another run is writing it"):
+            steps(inner=lambda run: pytest.fail("ran"))
+
+    manifest, _ = steps(first=second)
+    assert manifest.status == "done"
+    assert [s.id for s in steps.manifest.steps] == ["first"]
+    assert sorted(p.name for p in (steps.folder / "run").iterdir()) == ["manifest.json", "run.log"]
 
 
 def test_a_killed_run_still_tells_how_far_it_came(tmp_path: Path) -> None:
