@@ -45,11 +45,10 @@ def _base(blueprint: Blueprint) -> str:
         found = inspect_base(base)
     except InputError:
         return base.model
-    names = found.config.get("architectures") or [found.model_type]
     quantization = base.quantization
     precision = quantization.kind if quantization else base.dtype or found.dtype
     saved = ", as saved" if quantization and quantization.saved else ""
-    return f"{base.model}: {names[0]} ({precision}{saved}), {size(found.weight_bytes)} on disk"
+    return f"{base.model}: {found.architecture} ({precision}{saved}), {size(found.weight_bytes)} on disk"
 
 
 def _adapter(adapter: Adapter, state: State) -> str:

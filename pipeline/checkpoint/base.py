@@ -62,6 +62,13 @@ class BaseCheckpoint:
         return str(self.config["model_type"])
 
     @property
+    def architecture(self) -> str:
+        """Class of the model that was saved, or its type where the config names no class."""
+        names = self.config.get("architectures")
+        first = names[0] if isinstance(names, list) and names else names
+        return first if isinstance(first, str) and first else self.model_type
+
+    @property
     def custom_code(self) -> bool:
         """Whether the repository brings Python code that could be run instead of transformers' own."""
         return "auto_map" in self.config

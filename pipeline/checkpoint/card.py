@@ -87,9 +87,7 @@ def _body(blueprint: Blueprint) -> str:
     ]
     lines += [f"- model: `{_name(base.model) if is_path(base.model) else base.model}`"]
     lines += [f"- commit: `{found.source.commit}`"] if found.source.commit else []
-    lines += [
-        f"- architecture: {', '.join(found.config.get('architectures') or [found.model_type])}"
-    ]
+    lines += [f"- architecture: {found.architecture}"]
     lines += [f"- precision: {_precision(blueprint)}", ""]
     for number, fold in enumerate(blueprint.folds, start=1):
         lines += [

@@ -37,6 +37,8 @@ class LiveModel:
     """Figures of the merge: modules that adapters claim, and those whose bits changed."""
     warnings: tuple[str, ...] = ()
     """What the user should look into."""
+    invented: frozenset[str] = frozenset()
+    """Parameters that neither the base nor an adapter holds: random, as for a training to begin with."""
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -107,10 +109,13 @@ def realise(
         if blueprint.adapters:
             model = attach(model, blueprint.adapters, placement=placement, trainable=trainable)
             advance()
-    warnings = tuple(
-        unchanged_text(done.unchanged, len(done.claimed)) for done in folded if done.unchanged
-    )
-    return LiveModel(model, blueprint, _facts(folded), warnings)
+    warnings = [
+        *_about_unused(blueprint, loaded.unused),
+        *(_about_invented(blueprint, loaded.invented) if not trainable else []),
+        *(unchanged_text(done.unchanged, len(done.claimed)) for done in folded if done.unchanged),
+    ]
+    invented = frozenset() if blueprint.all_adapters else loaded.invented
+    return LiveModel(model, blueprint, _facts(folded), tuple(warnings), invented)
 
 
 def _nothing() -> None:
@@ -150,3 +155,22 @@ def _check_invented(blueprint: Blueprint, invented: frozenset[str]) -> None:
             where=blueprint.base.model,
             fix=f"check `task: {blueprint.base.task}` of `load_base`, or use an adapter that saved it",
         )
+
+
+def _about_unused(blueprint: Blueprint, unused: frozenset[str]) -> list[str]:
+    if not unused:
+        return []
+    return [
+        f"{len(unused)} tensors of {blueprint.base.model} have no place in the model as "
+        f"{blueprint.base.task} and are left out, the first is {min(unused)}: check `task`, and the "
+        "`model_type` in config.json"
+    ]
+
+
+def _about_invented(blueprint: Blueprint, invented: frozenset[str]) -> list[str]:
+    if not invented or blueprint.all_adapters:
+        return []
+    return [
+        f"{blueprint.base.model} holds no {min(invented)} ({len(invented)} in all), so it is random "
+        f"here: check `task: {blueprint.base.task}`"
+    ]

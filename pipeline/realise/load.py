@@ -30,7 +30,10 @@ class LoadedBase:
 
     model: Any
     invented: frozenset[str]
-    """Names of parameters that the checkpoint lacks, which transformers filled with random numbers."""
+    """Names of parameters that the checkpoint lacks, or has for another number of labels, which
+    transformers filled with random numbers."""
+    unused: frozenset[str]
+    """Names of tensors of the checkpoint that have no place in the model."""
 
 
 def torch_device(wanted: str) -> str:
@@ -61,6 +64,7 @@ def load_base_model(base: Base, device: str, *, labels: int | None = None) -> Lo
             trust_remote_code=base.trust_remote_code,
             # None lets transformers fall back to pickles, which it reads with weights_only=True.
             use_safetensors=None if base.allow_pickle else True,
+            ignore_mismatched_sizes=True,  # told below, with names and shapes
             **_quantization(base.quantization, base.dtype or found.dtype),
             **_placement(base, device),
             **({} if labels is None else {"num_labels": labels}),
@@ -69,13 +73,23 @@ def load_base_model(base: Base, device: str, *, labels: int | None = None) -> Lo
         if is_out_of_memory(error):
             raise
         raise InputError(
-            f"transformers cannot load it as {base.task}: {_first_line(error)}",
+            f"transformers cannot load it as {base.task}: {_first_sentence(error)}",
             where=base.model,
             fix="check that the folder is complete, and the `task` and `trust_remote_code` of `load_base`",
         ) from error
+    mismatched = sorted(report["mismatched_keys"])
+    if mismatched and labels is None:
+        name, in_file, in_model = mismatched[0]
+        raise InputError(
+            f"{len(mismatched)} of its tensors do not fit its config.json as {base.task}: {name} is "
+            f"{list(in_file)} in the file and {list(in_model)} in the model",
+            where=base.model,
+            fix="check that config.json and weights belong together, and the `task` of `load_base`",
+        )
     _forget_trivial_device_map(model)
     _forget_deserialization(model)
-    return LoadedBase(model.eval(), frozenset(report["missing_keys"]))
+    invented = frozenset([*report["missing_keys"], *(name for name, *_ in mismatched)])
+    return LoadedBase(model.eval(), invented, frozenset(report["unexpected_keys"]))
 
 
 def dequantize_model(model: Any, dtype: Dtype | None) -> Any:
@@ -202,7 +216,11 @@ def _as_conv1d(linear: Any) -> Any:
     return conv.eval()
 
 
-def _first_line(error: BaseException) -> str:
-    return next(
-        (line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__
-    )
+def _first_sentence(error: BaseException) -> str:
+    """The first line of what it says, and those that belong to it; of a bare word, the type as well."""
+    said = ""
+    for line in filter(None, map(str.strip, str(error).splitlines())):
+        said = f"{said} {line}".strip()
+        if not said.endswith(":"):
+            break
+    return said if " " in said else f"{type(error).__name__} {said}".strip()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pipeline.accounting.choice import choose
 from pipeline.accounting.layout import parse_size
 from pipeline.blueprint import DTYPES, Blueprint, Dtype
-from pipeline.errors import MergeError
+from pipeline.errors import InputError, MergeError
 
 if TYPE_CHECKING:
     import torch
@@ -34,7 +34,8 @@ def write_model(
 ) -> Written:
     """Write the model of the running step, with all its companions, into an existing folder.
 
-    Raises MergeError when a value that was finite is not so in the dtype to write.
+    Raises MergeError when a value that was finite is not so in the dtype to write, and InputError
+    when a parameter comes from nowhere.
     """
     from pipeline.checkpoint.base import inspect_base
     from pipeline.checkpoint.card import write_card
@@ -50,6 +51,12 @@ def write_model(
         written = Written(size, len(choice.work.tensors), choice.work.base.dtype)
     else:
         live = run.live()
+        if live.invented:
+            raise InputError(
+                f"holds no {', '.join(sorted(live.invented)[:4])}, which would be saved with random values",
+                where=blueprint.base.model,
+                fix=f"check `task: {blueprint.base.task}` of `load_base`, and config.json",
+            )
         run.metrics(live.facts)
         wanted = inspect_base(blueprint.base).dtype if dtype == "keep" else dtype
         if _recast(live.model, wanted, blueprint):

@@ -272,3 +272,21 @@ def test_a_config_with_code_of_a_known_model_needs_no_trust(tmp_path: Path) -> N
 def test_a_changed_folder_is_read_anew(tmp_path: Path) -> None:
     assert inspect(make_base(tmp_path)).dtype == "bfloat16"
     assert inspect(make_base(tmp_path, {**LLAMA, "dtype": "float16"})).dtype == "float16"
+
+
+@pytest.mark.parametrize(
+    ("architectures", "name"),
+    [
+        (["LlamaForCausalLM"], "LlamaForCausalLM"),
+        ("LlamaForCausalLM", "LlamaForCausalLM"),
+        ([], "llama"),
+        (None, "llama"),
+        ([1], "llama"),
+    ],
+)
+def test_the_architecture_has_a_name_whatever_the_config_says(
+    architectures: Any, name: str, tmp_path: Path
+) -> None:
+    base = make_base(tmp_path / "base", {**LLAMA, "architectures": architectures})
+
+    assert inspect_base(Base(str(base))).architecture == name

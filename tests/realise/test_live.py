@@ -170,3 +170,36 @@ def test_live_tokenizer_has_the_chat_template_of_the_saved_folder(
     expected = AutoTokenizer.from_pretrained(saved).chat_template
     assert expected in ("adapter's: {{ messages }}", "base's: {{ messages }}")
     assert realise(attached, device="cpu").tokenizer.chat_template == expected
+
+
+def test_tensors_that_do_not_fit_the_config_are_named_with_both_shapes(
+    base_model: Any, tmp_path: Path
+) -> None:
+    folder = edited(base_model("llama"), tmp_path / "base", hidden_size=32)
+    with pytest.raises(
+        InputError, match=r"is \[320, 64\] in the file and \[320, 32\] in the model"
+    ):
+        realise(Blueprint(Base(str(folder))), device="cpu")
+
+
+def test_a_wrong_value_of_the_config_is_named(base_model: Any, tmp_path: Path) -> None:
+    folder = edited(base_model("llama"), tmp_path / "base", hidden_size="64")
+    with pytest.raises(InputError, match=r"hidden_size.*got.*64"):
+        realise(Blueprint(Base(str(folder))), device="cpu")
+
+
+def test_tensors_of_the_base_that_the_model_has_no_place_for_are_told(
+    base_model: Any, tmp_path: Path
+) -> None:
+    folder = edited(base_model("llama"), tmp_path / "base", num_hidden_layers=1)
+    (warning,) = realise(Blueprint(Base(str(folder))), device="cpu").warnings
+    assert "9 tensors" in warning
+    assert "model.layers.1.input_layernorm.weight" in warning
+
+
+def edited(base: Path, folder: Path, **changes: Any) -> Path:
+    """A copy of a base with other values in its config."""
+    shutil.copytree(base, folder)
+    file = folder / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+    return folder

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pipeline.blueprint import Adapter, Base, Blueprint, Fold, Placement, Quantization
-from pipeline.errors import MergeError
+from pipeline.errors import InputError, MergeError
 from pipeline.realise import write_model
 from pipeline.realise.write import save_model
 from pipeline.recipe.model import Recipe
@@ -231,3 +231,13 @@ def test_tokenizer_of_the_adapter_wins(merged: Blueprint, run_of: RunOf, tmp_pat
 def write_and_read_tokenizer(run: RunContext, folder: Path) -> Any:
     write(run, folder)
     return AutoTokenizer.from_pretrained(folder)
+
+
+def test_a_parameter_that_comes_from_nowhere_is_not_saved(
+    base_model: Any, tmp_path: Path, run_of: RunOf
+) -> None:
+    folder = shutil.copytree(base_model("llama"), tmp_path / "base")
+    file = folder / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "num_hidden_layers": 3}))
+    with pytest.raises(InputError, match=r"holds no model\.layers\.2.*random values"):
+        write(run_of(Blueprint(Base(str(folder)))), tmp_path / "out")
