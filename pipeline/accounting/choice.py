@@ -36,7 +36,13 @@ def choose(blueprint: Blueprint, dtype: Literal["keep"] | Dtype, wanted: Wanted)
         return Choice(str(error))
     except InputError:
         return Choice("the base or an adapter is not there yet")
-    merged = len(work.folded)
-    return Choice(
-        f"tensor by tensor: {merged} merged, {len(work.tensors) - merged} copied", work=work
-    )
+    return Choice(f"tensor by tensor: {_counts(work)}", work=work)
+
+
+def _counts(work: Work) -> str:
+    counts = [f"{len(work.folded)} merged"]
+    through = [tensor.through.kind for tensor in work.tensors if tensor.through]
+    if through:
+        counts.append(f"{len(through)} through {through[0]}")
+    counts.append(f"{sum(tensor.copied for tensor in work.tensors)} copied")
+    return ", ".join(counts)

@@ -16,13 +16,17 @@ from typing import Any, Literal
 
 from pipeline.accounting.architectures import linear_layers, tensor_names
 from pipeline.accounting.layout import Delta, Stored, Tensor
-from pipeline.blueprint import Adapter, Blueprint, Dtype
+from pipeline.accounting.processor import has
+from pipeline.blueprint import Adapter, Blueprint, Dtype, Quantization
 from pipeline.checkpoint.adapter import AdapterCheckpoint, inspect_adapter
 from pipeline.checkpoint.base import BaseCheckpoint, inspect_base
 from pipeline.checkpoint.headers import TORCH_NAMES, TensorInfo
 
 MAX_RANK = 128
 """Beyond it, torch sums the product in another order and the bits would differ."""
+
+BLOCK_4BIT = 64
+"""Numbers under one scale of a weight in 4 bits."""
 
 _FACTOR = re.compile(r"^base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight$")
 _FOLDABLE = ("BF16", "F16", "F32")
@@ -74,20 +78,33 @@ def direct_work(blueprint: Blueprint, dtype: Literal["keep"] | Dtype) -> Work:
         for adapter in fold.adapters:
             for key, delta in _deltas(adapter, stored, modules):
                 deltas[key].append(delta)
-    tensors = tuple(Tensor(key, where, tuple(deltas[key])) for key, where in stored.items())
+    through = _through(blueprint, stored, modules)
+    tensors = tuple(
+        Tensor(key, where, tuple(deltas[key]), through.get(key)) for key, where in stored.items()
+    )
     return Work(base, tensors, safe=all(fold.safe for fold in blueprint.folds))
 
 
 def _check_base(blueprint: Blueprint, base: BaseCheckpoint, dtype: Literal["keep"] | Dtype) -> None:
-    if blueprint.base.quantization is not None:
-        raise NotDirectError("the base is quantized")
+    quantization = blueprint.base.quantization
+    if quantization is not None:
+        if quantization.saved:
+            raise NotDirectError("the base is saved quantized")
+        if not blueprint.dequantize:
+            raise NotDirectError("the base stays quantized")
+        if quantization.kind == "int8":
+            raise NotDirectError("the base is quantized to int8")
     if base.pickle:
         raise NotDirectError("the base is pickled")
     if blueprint.base.trust_remote_code:
         raise NotDirectError("the base runs code of its own")
     if blueprint.base.task != "causal_lm":
         raise NotDirectError(f"the task is {blueprint.base.task}")
-    for wanted, what in ((blueprint.base.dtype, "loaded"), (dtype, "saved")):
+    for wanted, what in (
+        (blueprint.base.dtype, "loaded"),
+        (blueprint.dequantize_dtype, "dequantized"),
+        (dtype, "saved"),
+    ):
         if wanted not in (None, "keep", base.dtype):
             raise NotDirectError(f"the base is {base.dtype} and {what} as {wanted}")
     others = {info.dtype for info in base.tensors.values()} - {_spelt(base.dtype)}
@@ -110,6 +127,24 @@ def _stored_tensors(base: BaseCheckpoint) -> dict[str, Stored]:
     if found.keys() != names:
         odd = sorted(found.keys() ^ names)
         raise NotDirectError(f"the base's tensors are not those of {base.model_type}: {odd[0]}")
+    return found
+
+
+def _through(
+    blueprint: Blueprint, base: Mapping[str, Stored], layers: frozenset[str]
+) -> dict[str, Quantization]:
+    """The weights that transformers quantizes: those of all linear layers but the head."""
+    quantization = blueprint.base.quantization
+    if quantization is None:
+        return {}
+    found = {f"{layer}.weight": quantization for layer in layers if layer != "lm_head"}
+    for key in found:
+        info = base[key].info
+        if info.shape[-1] % BLOCK_4BIT:
+            # bitsandbytes then reads scales of other blocks on some processors.
+            raise NotDirectError(f"the rows of {key} are not whole blocks of {BLOCK_4BIT}")
+        if info.dtype == "F16" and not has("avx512f"):
+            raise NotDirectError("bitsandbytes rounds float16 in its own way on this processor")
     return found
 
 

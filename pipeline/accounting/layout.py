@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.blueprint import Quantization
 from pipeline.checkpoint.headers import TensorInfo
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(i)?)?B")
@@ -39,6 +40,13 @@ class Tensor:
     key: str
     base: Stored
     deltas: tuple[Delta, ...] = ()
+    through: Quantization | None = None
+    """What the base's tensor is quantized to, and back, before anything is added."""
+
+    @property
+    def copied(self) -> bool:
+        """Whether its bytes are those of the base."""
+        return not self.deltas and self.through is None
 
     @property
     def bytes(self) -> int:

@@ -23,11 +23,14 @@ from numpy.typing import NDArray
 from pipeline.accounting.layout import Delta, Shard, Stored, Tensor
 from pipeline.errors import InputError, MergeError
 from pipeline.realise.stream import kernels
+from pipeline.realise.stream.nested import nested_scales
+from pipeline.realise.stream.nf4 import BLOCK as BLOCK_4BIT
+from pipeline.realise.stream.nf4 import largest_of_blocks, through_4bit
 
 BLOCK = 1 << 20
 """Bytes that go through a buffer at a time."""
 COPIED_AT_ONCE = 64 << 20
-FOLDED_AT_ONCE = 16 << 20
+CHANGED_AT_ONCE = 16 << 20
 """Bytes of one range: enough that threads seldom ask for the next, few enough that they end together."""
 
 Advance = Callable[[float], None]
@@ -45,8 +48,8 @@ class Copied:
 
 
 @dataclass(frozen=True)
-class FoldedRows:
-    """Some rows of a weight that deltas are added to."""
+class ChangedRows:
+    """Some rows of a weight that is taken through 4 bits, or that deltas are added to, or both."""
 
     tensor: Tensor
     first: int
@@ -96,7 +99,7 @@ def write_shards(
     with _opened(shards, folder) as files, ThreadPoolExecutor(threads or default_threads()) as pool:
         worker = threading.local()
 
-        def do(item: Copied | FoldedRows) -> None:
+        def do(item: Copied | ChangedRows) -> None:
             if stop.is_set():
                 return
             if not hasattr(worker, "buffer"):
@@ -104,7 +107,7 @@ def write_shards(
             if isinstance(item, Copied):
                 _copy(item, files, worker.buffer, told)
             else:
-                found = _fold(item, files, worker.buffer, told)
+                found = _change(item, files, worker.buffer, told)
                 note(item.tensor.key, found)
                 if safe and found & kernels.NOT_FINITE:
                     raise _not_finite(item.tensor)
@@ -130,11 +133,11 @@ def read_floats(tensor: Stored) -> NDArray[np.float32]:
     return _as_float32(raw, tensor.info.dtype).reshape(tensor.info.shape)
 
 
-def _ranges(shards: Iterable[Shard]) -> Iterator[Copied | FoldedRows]:
+def _ranges(shards: Iterable[Shard]) -> Iterator[Copied | ChangedRows]:
     for shard in shards:
         run: Copied | None = None
         for tensor, at in shard.tensors:
-            if tensor.deltas:
+            if not tensor.copied:
                 yield from _rows(tensor, shard.name, at)
                 continue
             here = Copied(tensor.base.file, tensor.base.info.start, shard.name, at, tensor.bytes)
@@ -162,16 +165,18 @@ def _split(run: Copied | None) -> Iterator[Copied]:
         yield replace(run, start=run.start + offset, at=run.at + offset, length=length)
 
 
-def _rows(tensor: Tensor, target: str, at: int) -> Iterator[FoldedRows]:
+def _rows(tensor: Tensor, target: str, at: int) -> Iterator[ChangedRows]:
     rows = tensor.base.info.shape[0]
     row_bytes = tensor.bytes // rows
-    step = max(1, FOLDED_AT_ONCE // row_bytes // kernels.ROWS) * kernels.ROWS
+    step = max(1, CHANGED_AT_ONCE // row_bytes // kernels.ROWS) * kernels.ROWS
+    if tensor.through and tensor.through.double_quant:
+        step = rows  # its scales depend on the whole tensor
     for first in range(0, rows, step):
         count = min(step, rows - first)
-        yield FoldedRows(tensor, first, count, target, at + first * row_bytes)
+        yield ChangedRows(tensor, first, count, target, at + first * row_bytes)
 
 
-def _length(item: Copied | FoldedRows) -> int:
+def _length(item: Copied | ChangedRows) -> int:
     return item.length if isinstance(item, Copied) else item.count * item.row_bytes
 
 
@@ -214,12 +219,13 @@ def _copy(item: Copied, files: dict[Path | str, int], buffer: memoryview, advanc
         advance(count)
 
 
-def _fold(
-    item: FoldedRows, files: dict[Path | str, int], buffer: memoryview, advance: Advance
+def _change(
+    item: ChangedRows, files: dict[Path | str, int], buffer: memoryview, advance: Advance
 ) -> int:
     tensor, row_bytes = item.tensor, item.row_bytes
     columns = tensor.base.info.shape[1]
     deltas = [_factors(delta, item) for delta in tensor.deltas]
+    scales = _nested_scales(tensor, files, buffer)
     step = max(1, len(buffer) // row_bytes // kernels.ROWS) * kernels.ROWS
     if step * row_bytes > len(buffer):
         buffer = memoryview(bytearray(step * row_bytes))
@@ -228,6 +234,11 @@ def _fold(
         block = buffer[: min(step, item.count - row) * row_bytes]
         start = tensor.base.info.start + (item.first + row) * row_bytes
         _read(files[tensor.base.file], block, start, tensor.base.file)
+        if tensor.through:
+            first = row * columns // BLOCK_4BIT
+            own = scales if scales is None else scales[first:]
+            if not through_4bit(block, _stored(tensor), tensor.through.kind, own):
+                raise _not_quantizable(tensor)
         for delta in deltas:
             flags |= kernels.fold_rows(block, _stored(tensor), columns, delta, row)
         _write(files[item.target], block, item.at + row * row_bytes)
@@ -235,7 +246,24 @@ def _fold(
     return flags
 
 
-def _factors(delta: Delta, item: FoldedRows) -> kernels.Factors:
+def _nested_scales(
+    tensor: Tensor, files: dict[Path | str, int], buffer: memoryview
+) -> NDArray[np.float32] | None:
+    """The scales of a whole tensor when they are quantized too, from a first pass over it."""
+    if tensor.through is None or not tensor.through.double_quant:
+        return None
+    info, found = tensor.base.info, []
+    for offset in range(0, info.bytes, len(buffer)):
+        part = buffer[: min(len(buffer), info.bytes - offset)]
+        _read(files[tensor.base.file], part, info.start + offset, tensor.base.file)
+        found.append(largest_of_blocks(part, _stored(tensor)))
+    scales = nested_scales(np.concatenate(found))
+    if not np.isfinite(scales).all():
+        raise _not_quantizable(tensor)
+    return scales
+
+
+def _factors(delta: Delta, item: ChangedRows) -> kernels.Factors:
     b = read_floats(delta.b)[item.first : item.first + item.count]
     return kernels.padded(read_floats(delta.a), b, delta.scale)
 
@@ -268,6 +296,14 @@ def _write(file: int, data: memoryview, at: int) -> None:
     while data:
         count = os.pwrite(file, data, at)
         data, at = data[count:], at + count
+
+
+def _not_quantizable(tensor: Tensor) -> MergeError:
+    return MergeError(
+        "the base's weight holds NaN or infinite values, which cannot be quantized",
+        where=tensor.key,
+        fix="get the base anew, or load it without quantization",
+    )
 
 
 def _not_finite(tensor: Tensor) -> MergeError:

@@ -12,12 +12,11 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from pipeline.realise.stream.tiles import CHANGED, COLUMNS, NOT_FINITE, ROWS, Stored, tile
+from pipeline.realise.stream.tiles import CHANGED, COLUMNS, NOT_FINITE, ROWS, tile
+from pipeline.realise.stream.vectors import BITS, Stored
 
 MAX_RANK = 128
 """Beyond it, torch sums the product in another order and the bits would differ."""
-
-BITS: dict[Stored, Any] = {"BF16": np.uint16, "F16": np.int16, "F32": np.uint32}
 
 __all__ = ["BITS", "CHANGED", "MAX_RANK", "NOT_FINITE", "ROWS", "Factors", "fold_rows", "padded"]
 

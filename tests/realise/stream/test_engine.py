@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from pipeline.accounting.layout import Delta, Shard, Stored, Tensor, index_of, lay_out, parse_size
+from pipeline.blueprint import Quantization
 from pipeline.checkpoint.headers import read_header
 from pipeline.errors import InputError, MergeError
 from pipeline.realise.stream import engine
@@ -70,7 +71,7 @@ def test_copied_and_folded_tensors_are_each_in_their_place(
 ) -> None:  # fmt: skip
     monkeypatch.setattr(engine, "BLOCK", 512)
     monkeypatch.setattr(engine, "COPIED_AT_ONCE", 1000)
-    monkeypatch.setattr(engine, "FOLDED_AT_ONCE", 600)
+    monkeypatch.setattr(engine, "CHANGED_AT_ONCE", 600)
     tensors = [Tensor(n, where, (delta,) if n == "c" else ()) for n, where in base.items()]
     told: list[float] = []
     done = write(lay_out(tensors, most), tmp_path / "out", threads=threads, advance=told.append)
@@ -117,6 +118,41 @@ def test_a_merged_weight_that_is_not_finite_names_the_tensor_and_the_adapter(
     assert str(tmp_path) in str(caught.value.fix)
     write(lay_out([tensor], 10**9), tmp_path / "unsafe", safe=False)
     assert not np.isfinite(values(tmp_path / "unsafe")["c"]).any()
+
+
+@pytest.mark.parametrize("double_quant", [False, True])
+def test_blocks_of_a_weight_in_4_bits_are_those_of_the_whole(
+    double_quant: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However it is cut: each number is given back by the level of its own block of 64."""
+    weight = RANDOM.standard_normal((300, 64), np.float32) * np.logspace(-9, 3, 300)[:, None]
+    stored = save(tmp_path / "base.safetensors", {"w": weight.astype(np.float32)})
+    tensor = Tensor("w", stored["w"], through=Quantization("nf4", double_quant))
+    write(lay_out([tensor], 10**9), tmp_path / "whole", threads=1)
+    monkeypatch.setattr(engine, "BLOCK", 1024)
+    monkeypatch.setattr(engine, "CHANGED_AT_ONCE", 3000)
+    done = write(lay_out([tensor], 10**9), tmp_path / "cut", threads=5)
+
+    whole, cut = values(tmp_path / "whole")["w"], values(tmp_path / "cut")["w"]
+    assert np.array_equal(whole, cut)
+    largest = np.abs(weight).max(axis=1, keepdims=True)
+    assert len(np.unique(cut)) > 300
+    if not double_quant:
+        assert (np.abs(cut - weight) < 0.16 * largest).all()
+    assert done.changed == set()
+
+
+@pytest.mark.parametrize("double_quant", [False, True])
+def test_a_base_that_cannot_be_quantized_names_the_tensor(
+    double_quant: bool, tmp_path: Path
+) -> None:
+    weight = np.ones((4, 64), np.float32)
+    weight[3, 5] = np.nan
+    stored = save(tmp_path / "base.safetensors", {"w": weight})
+    tensor = Tensor("w", stored["w"], through=Quantization("nf4", double_quant))
+    with pytest.raises(MergeError, match="cannot be quantized") as caught:
+        write(lay_out([tensor], 10**9), tmp_path / "out", safe=False)
+    assert caught.value.where == "w"
 
 
 def test_a_base_that_shrinks_while_it_is_read_is_an_input_error(
