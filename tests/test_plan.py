@@ -340,3 +340,19 @@ def test_the_run_folder_may_not_exist_yet(folders: dict[str, str]) -> None:
     free = plan(MERGE.format(**folders), "hydra.run.dir=deep/down/here").free_disk_bytes
 
     assert abs(free - shutil.disk_usage(".").free) < 10**9
+
+
+def test_a_fault_of_one_adapter_is_told_at_its_own_step(folders: dict[str, str]) -> None:
+    found = problems("""
+steps:
+  - load_base: {model: ./base}
+  - attach_adapter: {path: ./base}
+  - attach_adapter: {path: ./adapter}
+""")
+    assert [problem.key for problem in found] == ["attach_adapter.path"]
+
+
+@pytest.mark.parametrize("size", ["0B", "0GB", "5", "GB", "-1GB"])
+def test_a_shard_has_a_size(size: str, folders: dict[str, str]) -> None:
+    (problem,) = problems(MERGE.format(**folders), f"save.max_shard_size={size}")
+    assert problem.key == "save.max_shard_size"

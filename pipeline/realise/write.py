@@ -62,7 +62,7 @@ def write_model(
         if _recast(live.model, wanted, blueprint):
             # The model that the run keeps is no longer the one that the blueprint describes.
             run.release()
-        save_model(live.model, folder, max_shard_size=max_shard_size)
+        save_model(live.model, folder, max_shard_size=parse_size(max_shard_size))
         written = _written(live.model, folder)
     _keep_generation_config(blueprint, folder)
     copy_companions(blueprint, folder)
@@ -70,7 +70,7 @@ def write_model(
     return written
 
 
-def save_model(model: Any, folder: Path, *, max_shard_size: str) -> None:
+def save_model(model: Any, folder: Path, *, max_shard_size: int | str) -> None:
     """Like `save_pretrained`, but a generation config that transformers finds invalid does not stop it.
 
     One that was changed since it was loaded and has a temperature without sampling, say: it is left out.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import Annotated
 
@@ -49,9 +51,7 @@ def attach_adapter(settings: AttachAdapterSettings, state: State) -> State:
     try:
         found = inspect_adapter(adapter)
         found.check_weight(settings.weight)
-        found.check_beside(
-            [inspect_adapter(a) for a in blueprint.adapters if not is_pending(a, state)]
-        )
+        found.check_beside([*_sound(blueprint.adapters, state)])
         warnings = [*found.warnings, *_check_against_base(found, blueprint)]
     except InputError as error:
         raise Refused(
@@ -62,6 +62,14 @@ def attach_adapter(settings: AttachAdapterSettings, state: State) -> State:
     for warning in warnings:
         after = after.with_warning(warning)
     return after
+
+
+def _sound(adapters: Iterable[Adapter], state: State) -> Iterator[AdapterCheckpoint]:
+    """Those that can be inspected; the steps that attach the others have told of them."""
+    for adapter in adapters:
+        if not is_pending(adapter, state):
+            with suppress(InputError):
+                yield inspect_adapter(adapter)
 
 
 def _check_against_base(adapter: AdapterCheckpoint, blueprint: Blueprint) -> list[str]:
