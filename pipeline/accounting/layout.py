@@ -72,7 +72,7 @@ def parse_size(text: str) -> int:
         raise ValueError(f"not a size: {text!r}")
     number, letter, binary = match.groups()
     power = " KMGT".index(letter or " ")
-    return int(float(number) * (1024 if binary else 1000) ** power)
+    return max(1, int(float(number) * (1024 if binary else 1000) ** power))
 
 
 def lay_out(tensors: Sequence[Tensor], max_shard_bytes: int) -> list[Shard]:

@@ -64,7 +64,11 @@ def chat_template(blueprint: Blueprint) -> str | None:
         adapters = reversed(_adapters(blueprint))
         brought = next((a.source for a in adapters if CHAT[0] in a.source.files), None)
         return _template_text(brought) if brought else None
-    return None if has_chat_template(owner.source) else _template_text(inspect_base(blueprint.base).source)
+    return (
+        None
+        if has_chat_template(owner.source)
+        else _template_text(inspect_base(blueprint.base).source)
+    )
 
 
 def has_chat_template(source: Source) -> bool:

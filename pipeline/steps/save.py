@@ -23,7 +23,11 @@ class SaveSettings:
     dtype: Literal["keep"] | Dtype = "keep"
     """Dtype of the saved weights; `keep` is the base checkpoint's own."""
     max_shard_size: Annotated[
-        str, Field(examples=["5GB"], pattern=r"^0*[1-9]\d*(\.\d+)?\s*([KMGT]i?)?B$")
+        str,
+        Field(
+            examples=["5GB"],
+            pattern=r"^(0*[1-9]\d*(\.\d+)?\s*([KMGT]i?)?|0+\.0*[1-9]\d*\s*[KMGT]i?)B$",
+        ),
     ] = "5GB"
     """Weights beyond this are split over several files."""
     overwrite: bool = False

@@ -1,8 +1,8 @@
 """Write the output's files: threads over ranges of bytes, each read, changed and written in small blocks.
 
-A range is a run of bytes that is only copied, which the kernel does without passing them through this
-process, or some rows of one weight. Blocks are small enough to stay in a core's cache between the read and
-the write. Memory is one block and one pair of factors a thread, whatever the size of the model.
+Bytes that are only copied are the kernel's work, and do not pass through this process. Blocks are small
+enough to stay in a core's cache between the read and the write. Memory is one block and one pair of factors
+a thread, and the scales of one weight where those are quantized too, whatever the size of the model.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,41 +26,11 @@ from pipeline.realise.stream import kernels
 from pipeline.realise.stream.nested import nested_scales
 from pipeline.realise.stream.nf4 import BLOCK as BLOCK_4BIT
 from pipeline.realise.stream.nf4 import largest_of_blocks, through_4bit
+from pipeline.realise.stream.ranges import ChangedRows, Copied, ranges
 
 BLOCK = 1 << 20
 """Bytes that go through a buffer at a time."""
-COPIED_AT_ONCE = 64 << 20
-CHANGED_AT_ONCE = 16 << 20
-"""Bytes of one range: enough that threads seldom ask for the next, few enough that they end together."""
-
 Advance = Callable[[float], None]
-
-
-@dataclass(frozen=True)
-class Copied:
-    """A run of bytes that goes from a file of the base to a file of the output."""
-
-    source: Path
-    start: int
-    target: str
-    at: int
-    length: int
-
-
-@dataclass(frozen=True)
-class ChangedRows:
-    """Some rows of a weight that is taken through 4 bits, or that deltas are added to, or both."""
-
-    tensor: Tensor
-    first: int
-    count: int
-    target: str
-    at: int
-    """Where the first row goes."""
-
-    @property
-    def row_bytes(self) -> int:
-        return self.tensor.bytes // self.tensor.base.info.shape[0]
 
 
 @dataclass(frozen=True)
@@ -84,7 +54,6 @@ def write_shards(
     `advance` is told of bytes written, from any thread. Raises MergeError, naming the tensor, when a merged
     value is NaN or infinite and `safe`; InputError when a file of the input ends too early.
     """
-    ranges = sorted(_ranges(shards), key=_length, reverse=True)
     stop, tell = threading.Event(), threading.Lock()
     flags: dict[str, int] = {}
 
@@ -112,7 +81,7 @@ def write_shards(
                 if safe and found & kernels.NOT_FINITE:
                     raise _not_finite(item.tensor)
 
-        futures = [pool.submit(do, item) for item in ranges]
+        futures = [pool.submit(do, item) for item in ranges(shards)]
         try:
             for future in wait(futures, return_when=FIRST_EXCEPTION).done:
                 future.result()
@@ -131,53 +100,6 @@ def read_floats(tensor: Stored) -> NDArray[np.float32]:
     with open(tensor.file, "rb", buffering=0) as file:
         raw = os.pread(file.fileno(), tensor.info.bytes, tensor.info.start)
     return _as_float32(raw, tensor.info.dtype).reshape(tensor.info.shape)
-
-
-def _ranges(shards: Iterable[Shard]) -> Iterator[Copied | ChangedRows]:
-    for shard in shards:
-        run: Copied | None = None
-        for tensor, at in shard.tensors:
-            if not tensor.copied:
-                yield from _rows(tensor, shard.name, at)
-                continue
-            here = Copied(tensor.base.file, tensor.base.info.start, shard.name, at, tensor.bytes)
-            if run and _continues(run, here):
-                run = replace(run, length=run.length + here.length)
-            else:
-                yield from _split(run)
-                run = here
-        yield from _split(run)
-
-
-def _continues(run: Copied, after: Copied) -> bool:
-    return (run.source, run.start + run.length, run.at + run.length) == (
-        after.source,
-        after.start,
-        after.at,
-    )
-
-
-def _split(run: Copied | None) -> Iterator[Copied]:
-    if run is None:
-        return
-    for offset in range(0, run.length, COPIED_AT_ONCE):
-        length = min(COPIED_AT_ONCE, run.length - offset)
-        yield replace(run, start=run.start + offset, at=run.at + offset, length=length)
-
-
-def _rows(tensor: Tensor, target: str, at: int) -> Iterator[ChangedRows]:
-    rows = tensor.base.info.shape[0]
-    row_bytes = tensor.bytes // rows
-    step = max(1, CHANGED_AT_ONCE // row_bytes // kernels.ROWS) * kernels.ROWS
-    if tensor.through and tensor.through.double_quant:
-        step = rows  # its scales depend on the whole tensor
-    for first in range(0, rows, step):
-        count = min(step, rows - first)
-        yield ChangedRows(tensor, first, count, target, at + first * row_bytes)
-
-
-def _length(item: Copied | ChangedRows) -> int:
-    return item.length if isinstance(item, Copied) else item.count * item.row_bytes
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from pipeline.accounting.layout import Delta, Shard, Stored, Tensor, index_of, l
 from pipeline.blueprint import Quantization
 from pipeline.checkpoint.headers import read_header
 from pipeline.errors import InputError, MergeError
-from pipeline.realise.stream import engine
+from pipeline.realise.stream import engine, ranges
 from pipeline.realise.stream.engine import write_shards
 
 RANDOM = np.random.default_rng(0)
@@ -70,8 +70,8 @@ def test_copied_and_folded_tensors_are_each_in_their_place(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(engine, "BLOCK", 512)
-    monkeypatch.setattr(engine, "COPIED_AT_ONCE", 1000)
-    monkeypatch.setattr(engine, "CHANGED_AT_ONCE", 600)
+    monkeypatch.setattr(ranges, "COPIED_AT_ONCE", 1000)
+    monkeypatch.setattr(ranges, "CHANGED_AT_ONCE", 600)
     tensors = [Tensor(n, where, (delta,) if n == "c" else ()) for n, where in base.items()]
     told: list[float] = []
     done = write(lay_out(tensors, most), tmp_path / "out", threads=threads, advance=told.append)
@@ -130,7 +130,7 @@ def test_blocks_of_a_weight_in_4_bits_are_those_of_the_whole(
     tensor = Tensor("w", stored["w"], through=Quantization("nf4", double_quant))
     write(lay_out([tensor], 10**9), tmp_path / "whole", threads=1)
     monkeypatch.setattr(engine, "BLOCK", 1024)
-    monkeypatch.setattr(engine, "CHANGED_AT_ONCE", 3000)
+    monkeypatch.setattr(ranges, "CHANGED_AT_ONCE", 3000)
     done = write(lay_out([tensor], 10**9), tmp_path / "cut", threads=5)
 
     whole, cut = values(tmp_path / "whole")["w"], values(tmp_path / "cut")["w"]
