@@ -7,10 +7,12 @@ way, in words for the plan.
 
 from __future__ import annotations
 
+import platform
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +29,8 @@ MAX_RANK = 128
 
 BLOCK_4BIT = 64
 """Numbers under one scale of a weight in 4 bits."""
+BITSANDBYTES = "0.50"
+"""The version whose sums and roundings the stream repeats."""
 
 _FACTOR = re.compile(r"^base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight$")
 _FOLDABLE = ("BF16", "F16", "F32")
@@ -137,15 +141,28 @@ def _through(
     quantization = blueprint.base.quantization
     if quantization is None:
         return {}
-    found = {f"{layer}.weight": quantization for layer in layers if layer != "lm_head"}
-    for key in found:
-        info = base[key].info
-        if info.shape[-1] % BLOCK_4BIT:
-            # bitsandbytes then reads scales of other blocks on some processors.
-            raise NotDirectError(f"the rows of {key} are not whole blocks of {BLOCK_4BIT}")
-        if info.dtype == "F16" and not has("avx512f"):
-            raise NotDirectError("bitsandbytes rounds float16 in its own way on this processor")
-    return found
+    keys = [f"{layer}.weight" for layer in layers if layer != "lm_head"]
+    _check_bitsandbytes({base[key].info.dtype for key in keys})
+    for key in keys:
+        match base[key].info.shape:
+            case (_, columns) if columns % BLOCK_4BIT == 0:
+                continue
+        # bitsandbytes then reads scales of other blocks on some processors.
+        raise NotDirectError(f"the rows of {key} are not whole blocks of {BLOCK_4BIT}")
+    return dict.fromkeys(keys, quantization)
+
+
+def _check_bitsandbytes(dtypes: set[str]) -> None:
+    """Its rounding is known for one version of it, and is not the same on every processor."""
+    found = version("bitsandbytes")
+    if not found.startswith(f"{BITSANDBYTES}."):
+        raise NotDirectError(
+            f"bitsandbytes is {found}, and only {BITSANDBYTES} is known to the bit"
+        )
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        raise NotDirectError("what bitsandbytes does on this processor is not known to the bit")
+    if "F16" in dtypes and not has("avx512f"):
+        raise NotDirectError("bitsandbytes rounds float16 in its own way on this processor")
 
 
 def _deltas(

@@ -305,6 +305,22 @@ GOES_LIVE: dict[str, tuple[LoraConfig | IA3Config, dict[str, Any], dict[str, Any
 }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("what", "how", "why"),
+    [
+        ("version", lambda name: "0.51.0", "only 0.50 is known"),
+        ("platform.machine", lambda: "aarch64", "this processor"),
+        ("has", lambda feature: False, "rounds float16"),
+    ],
+)
+def test_4_bits_on_unknown_ground_go_live(
+    what: str, how: Any, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blueprint = blueprint_of(case := in_4bit(dtype="float16"), *build(case, tmp_path))
+    monkeypatch.setattr(f"pipeline.accounting.direct.{what}", how)
+    assert why in choose(blueprint, "keep", "auto").reason
+
+
 @pytest.mark.parametrize("name", GOES_LIVE)
 def test_what_is_not_exact_goes_live_and_says_why(name: str, tmp_path: Path) -> None:
     config, of_base, of_blueprint, why = GOES_LIVE[name]
