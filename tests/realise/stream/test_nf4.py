@@ -89,6 +89,15 @@ def test_scales_through_8_bits(blocks: int) -> None:
     assert np.array_equal(nested_scales(scales.numpy()), theirs.numpy())
 
 
+@pytest.mark.parametrize("values", [[1e-42, 2e-42, 3e-42], [0.0, 0.0], [1.5, 1.5, 1.5]])
+def test_scales_that_hardly_differ_through_8_bits(values: list[float]) -> None:
+    """Where the reciprocal of the largest difference overflows, or there is no difference."""
+    scales = torch.tensor(values)
+    packed, state = bnb.quantize_blockwise(scales - scales.mean(), blocksize=256)
+    theirs = bnb.dequantize_blockwise(packed, state) + scales.mean()
+    assert nested_scales(scales.numpy()).tobytes() == theirs.numpy().tobytes()
+
+
 def test_scales_that_overflow_are_not_finite() -> None:
     assert not np.isfinite(nested_scales(np.full(300, 3e38, np.float32))).any()
 
