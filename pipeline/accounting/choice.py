@@ -26,12 +26,17 @@ class Choice:
         return "live" if self.work is None else "stream"
 
 
-def choose(blueprint: Blueprint, dtype: Literal["keep"] | Dtype, wanted: Wanted) -> Choice:
-    """The realiser for a blueprint that is saved in `dtype`, from configs and headers alone."""
+def choose(
+    blueprint: Blueprint, dtype: Literal["keep"] | Dtype, wanted: Wanted, *, fetch: bool = False
+) -> Choice:
+    """The realiser for a blueprint that is saved in `dtype`, from configs and headers alone.
+
+    With `fetch`, files of the Hub that a stream will read are downloaded.
+    """
     if wanted == "live":
         return Choice("asked for")
     try:
-        work = direct_work(blueprint, dtype)
+        work = direct_work(blueprint, dtype, fetch=fetch)
     except NotDirectError as error:
         return Choice(str(error))
     except InputError:

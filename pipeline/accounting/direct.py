@@ -23,6 +23,7 @@ from pipeline.blueprint import Adapter, Blueprint, Dtype, Quantization
 from pipeline.checkpoint.adapter import AdapterCheckpoint, inspect_adapter
 from pipeline.checkpoint.base import BaseCheckpoint, inspect_base
 from pipeline.checkpoint.headers import TORCH_NAMES, TensorInfo
+from pipeline.checkpoint.source import Source
 
 MAX_RANK = 128
 """Beyond it, torch sums the product in another order and the bits would differ."""
@@ -67,20 +68,23 @@ class Work:
         return tuple(tensor for tensor in self.tensors if tensor.deltas)
 
 
-def direct_work(blueprint: Blueprint, dtype: Literal["keep"] | Dtype) -> Work:
+def direct_work(
+    blueprint: Blueprint, dtype: Literal["keep"] | Dtype, *, fetch: bool = False
+) -> Work:
     """What becomes of each tensor when the blueprint is saved in `dtype`.
 
-    Reads configs and headers only. Raises NotDirectError with the reason when the live realiser is needed,
-    InputError for files that nobody can use.
+    Reads configs and headers only. With `fetch`, files of the Hub are downloaded as well; without, the
+    paths of such files are names, enough for a plan. Raises NotDirectError with the reason when the live
+    realiser is needed, InputError for files that nobody can use.
     """
     base = inspect_base(blueprint.base)
     _check_base(blueprint, base, dtype)
-    stored = _stored_tensors(base)
+    stored = _stored_tensors(base, fetch)
     modules = linear_layers(base.config)
     deltas: defaultdict[str, list[Delta]] = defaultdict(list)
     for fold in blueprint.folds:
         for adapter in fold.adapters:
-            for key, delta in _deltas(adapter, stored, modules):
+            for key, delta in _deltas(adapter, stored, modules, fetch):
                 deltas[key].append(delta)
     through = _through(blueprint, stored, modules)
     tensors = tuple(
@@ -116,12 +120,16 @@ def _check_base(blueprint: Blueprint, base: BaseCheckpoint, dtype: Literal["keep
         raise NotDirectError(f"the base holds {base.dtype} and also {', '.join(sorted(others))}")
 
 
-def _stored_tensors(base: BaseCheckpoint) -> dict[str, Stored]:
+def _folder(source: Source, fetch: bool) -> Path:
+    return source.fetch() if fetch else source.folder or Path(source.reference)
+
+
+def _stored_tensors(base: BaseCheckpoint, fetch: bool) -> dict[str, Stored]:
     """The base's tensors by key, each with its file, when they are exactly those of the model."""
     names = tensor_names(base.config)
     if names is None:
         raise NotDirectError(f"the direct path does not know {base.model_type}")
-    folder = base.source.fetch()
+    folder = _folder(base.source, fetch)
     found: dict[str, Stored] = {}
     for file in base.weight_files:
         for key, info in base.source.read_header(file).tensors.items():
@@ -166,11 +174,11 @@ def _check_bitsandbytes(dtypes: set[str]) -> None:
 
 
 def _deltas(
-    adapter: Adapter, base: Mapping[str, Stored], layers: frozenset[str]
+    adapter: Adapter, base: Mapping[str, Stored], layers: frozenset[str], fetch: bool
 ) -> Iterable[tuple[str, Delta]]:
     found = inspect_adapter(adapter)
     _check_kind(found)
-    file = found.source.fetch() / found.weights
+    file = _folder(found.source, fetch) / found.weights
     pairs: defaultdict[str, dict[str, TensorInfo]] = defaultdict(dict)
     for name, info in found.tensors.items():
         match = _FACTOR.match(name)

@@ -42,7 +42,7 @@ def write_model(
     from pipeline.checkpoint.companions import copy_companions
 
     blueprint = run.blueprint
-    choice = choose(blueprint, dtype, run.recipe.engine)
+    choice = choose(blueprint, dtype, run.recipe.engine, fetch=True)
     if choice.work is not None:
         from pipeline.realise.stream import stream_weights
 
