@@ -19,7 +19,7 @@ from pipeline.blueprint import Blueprint
 from pipeline.errors import InputError
 from pipeline.realise.attach import PREFIX, adapter_tensors, attach, tensor_names
 from pipeline.realise.fold import Folded, fold
-from pipeline.realise.load import dequantize_model, load_base_model, torch_device
+from pipeline.realise.load import check_can_run, dequantize_model, load_base_model, torch_device
 from pipeline.realise.outcome import facts, unchanged_text
 
 if TYPE_CHECKING:
@@ -101,6 +101,8 @@ def realise(
         if blueprint.dequantize:
             model = dequantize_model(model, blueprint.dequantize_dtype)
             advance()
+        else:
+            check_can_run(model)
         folded: list[Folded] = []
         for wanted in blueprint.folds:
             folded.append(fold(model, wanted, placement=placement))

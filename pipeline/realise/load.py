@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from pipeline.accounting import processor
 from pipeline.blueprint import Base, Dtype, Placement, Quantization, Task
 from pipeline.checkpoint.base import inspect_base
 from pipeline.errors import InputError
@@ -107,7 +109,11 @@ def dequantize_model(model: Any, dtype: Dtype | None) -> Any:
         for name, module in model.named_modules()
         if getattr(module, "source_cls", None) is Conv1D
     ]
+    shapes = _lay_out_in_blocks(model)
     model = model.dequantize(dtype=wanted)
+    for name, shape in shapes.items():
+        weight = model.get_submodule(name).weight
+        weight.data = weight.data.reshape(shape)
     for name in transposed:
         # bitsandbytes holds the transpose of GPT-2's layers, and dequantize() leaves it so: a folder
         # saved from that does not load again.
@@ -117,6 +123,50 @@ def dequantize_model(model: Any, dtype: Dtype | None) -> Any:
             delattr(model, mark)
     cast_model(model, own, wanted)
     return model
+
+
+def check_can_run(model: Any) -> None:
+    """Raise InputError for a 4-bit model that bitsandbytes would compute wrong, or crash on, here.
+
+    Where rows end within a block of scales, bitsandbytes 0.50 fails in evaluation mode on CPUs with
+    AVX512-BF16. On those with AVX512 alone it takes every row to begin at a block, when the rows' length is a
+    multiple of 16, and gives them the scales of other blocks.
+    """
+    if model.device.type != "cpu":
+        return
+    for name, state in _rows_within_blocks(model):
+        columns = state.shape[-1]
+        wrong = processor.has("avx512f") and columns % 16 == 0
+        if wrong or processor.has("avx512bf16"):
+            raise InputError(
+                f"bitsandbytes cannot run it in 4 bits on this processor: rows of {columns} values end "
+                f"within a block of {state.blocksize}",
+                where=name,
+                fix="put `dequantize` before the steps that use the model, or use a GPU",
+            )
+
+
+def _lay_out_in_blocks(model: Any) -> dict[str, torch.Size]:
+    """Let 4-bit weights whose rows end within a block pass for rows of one block; returns their shapes.
+
+    See `check_can_run`: they would be dequantized with the scales of other blocks, silently. The packed
+    values are one run of blocks, whatever the shape says.
+    """
+    shapes = {}
+    for name, state in _rows_within_blocks(model):
+        blocks, rest = divmod(state.shape.numel(), state.blocksize)
+        if rest == 0:
+            shapes[name] = state.shape
+            state.shape = torch.Size((blocks, state.blocksize))
+    return shapes
+
+
+def _rows_within_blocks(model: Any) -> Iterator[tuple[str, Any]]:
+    """Names and quantization states of 4-bit layers whose rows are not whole blocks."""
+    for name, module in model.named_modules():
+        state = getattr(getattr(module, "weight", None), "quant_state", None)
+        if state is not None and state.shape[-1] % state.blocksize:
+            yield name, state
 
 
 def cast_model(model: Any, old: torch.dtype, new: torch.dtype) -> None:

@@ -15,6 +15,7 @@ from peft import LoraConfig
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
+from pipeline.accounting import processor
 from pipeline.blueprint import Adapter, Base, Blueprint, Placement, Quantization
 from pipeline.checkpoint.companions import copy_companions
 from pipeline.errors import InputError
@@ -203,3 +204,35 @@ def edited(base: Path, folder: Path, **changes: Any) -> Path:
     file = folder / "config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
     return folder
+
+
+@pytest.mark.parametrize("width", [80, 96, 112, 144, 72])
+@pytest.mark.parametrize("double_quant", [True, False])
+def test_rows_that_end_within_a_block_of_4_bits_are_dequantized_right(
+    width: int, double_quant: bool, base_model: Any
+) -> None:
+    """bitsandbytes gives them the scales of other blocks on some processors, and no warning."""
+    base = base_model("llama", intermediate_size=width)
+    quantization = Quantization("nf4", double_quant=double_quant, compute_dtype="bfloat16")
+    model = realise(
+        Blueprint(Base(str(base), quantization=quantization), dequantize=True), device="cpu"
+    ).model
+    name = "model.layers.0.mlp.down_proj.weight"
+    weight = load_file(base / "model.safetensors")[name]
+    ours = model.get_parameter(name)
+    assert ours.shape == weight.shape
+    # Neighbouring values of nf4 are at most 0.31 of the largest value of the block apart.
+    blocks = weight.float().reshape(-1, 64)
+    error = (ours.float().reshape(-1, 64) - blocks).abs().amax(1)
+    assert bool((error <= 0.17 * blocks.abs().amax(1)).all())
+
+
+@pytest.mark.skipif(not processor.has("avx512f"), reason="bitsandbytes is right without AVX512")
+def test_4_bits_that_bitsandbytes_cannot_run_here_are_refused_with_what_to_do(
+    base_model: Any,
+) -> None:
+    base = base_model("llama", intermediate_size=80)
+    with pytest.raises(InputError, match="rows of 80 values end within a block of 64") as caught:
+        realise(bare(base, quantization=NF4), device="cpu")
+    assert str(caught.value.where).endswith("down_proj")
+    assert "dequantize" in str(caught.value.fix)
