@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -30,7 +30,44 @@ from pipeline.realise.stream.ranges import ChangedRows, Copied, ranges
 
 BLOCK = 1 << 20
 """Bytes that go through a buffer at a time."""
+COPIED_IN_A_TURN = 8 << 20
+"""Bytes that the kernel copies at a time."""
 Advance = Callable[[float], None]
+
+
+@dataclass(frozen=True)
+class Files:
+    """Descriptors of the inputs by path and of the outputs by name."""
+
+    inputs: Mapping[Path, int]
+    outputs: Mapping[str, int]
+    turns: Mapping[str, threading.Lock]
+    """Writers of one file take turns: the kernel lets only one in, and has the others burn a core each."""
+
+    def read(self, path: Path, into: memoryview, at: int) -> None:
+        """Fill the buffer. Raises InputError when the file ends before."""
+        while into:
+            count = os.preadv(self.inputs[path], [into], at)
+            if count == 0:
+                raise InputError(
+                    "became shorter while it was read",
+                    where=path,
+                    fix="run again when nothing writes it",
+                )
+            into, at = into[count:], at + count
+
+    def write(self, name: str, data: memoryview, at: int) -> None:
+        with self.turns[name]:
+            while data:
+                count = os.pwrite(self.outputs[name], data, at)
+                data, at = data[count:], at + count
+
+    def copy(self, item: Copied, done: int) -> int:
+        """Let the kernel copy a part of the range, from `done` on; returns its length."""
+        length = min(item.length - done, COPIED_IN_A_TURN)
+        source, target = self.inputs[item.source], self.outputs[item.target]
+        with self.turns[item.target]:
+            return os.copy_file_range(source, target, length, item.start + done, item.at + done)
 
 
 @dataclass(frozen=True)
@@ -103,47 +140,45 @@ def read_floats(tensor: Stored) -> NDArray[np.float32]:
 
 
 @contextmanager
-def _opened(shards: Sequence[Shard], folder: Path) -> Iterator[dict[Path | str, int]]:
-    """Descriptors of the inputs by path and of the outputs, made in full length, by name."""
+def _opened(shards: Sequence[Shard], folder: Path) -> Iterator[Files]:
+    """The inputs, and the outputs in their full length, with their headers."""
     with ExitStack() as stack:
-        files: dict[Path | str, int] = {}
-        for path in {tensor.base.file for shard in shards for tensor, _ in shard.tensors}:
-            files[path] = stack.enter_context(open(path, "rb", buffering=0)).fileno()
+
+        def opened(path: Path, mode: str) -> int:
+            return stack.enter_context(open(path, mode, buffering=0)).fileno()
+
+        paths = {tensor.base.file for shard in shards for tensor, _ in shard.tensors}
+        inputs = {path: opened(path, "rb") for path in paths}
+        outputs = {shard.name: opened(folder / shard.name, "xb") for shard in shards}
+        files = Files(inputs, outputs, {name: threading.Lock() for name in outputs})
         for shard in shards:
-            file = stack.enter_context(open(folder / shard.name, "xb", buffering=0))
-            os.truncate(file.fileno(), shard.size)
-            _write(file.fileno(), memoryview(shard.header), 0)
-            files[shard.name] = file.fileno()
+            os.truncate(outputs[shard.name], shard.size)
+            files.write(shard.name, memoryview(shard.header), 0)
         yield files
 
 
-def _copy(item: Copied, files: dict[Path | str, int], buffer: memoryview, advance: Advance) -> None:
-    source, target = files[item.source], files[item.target]
+def _copy(item: Copied, files: Files, buffer: memoryview, advance: Advance) -> None:
     done = 0
     in_kernel = hasattr(os, "copy_file_range")
     while done < item.length:
         count = 0
         if in_kernel:
             try:
-                count = os.copy_file_range(
-                    source, target, item.length - done, item.start + done, item.at + done
-                )
+                count = files.copy(item, done)
             except OSError as error:
                 if error.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
                     raise
                 in_kernel = False
         if count == 0:
             part = buffer[: min(len(buffer), item.length - done)]
-            _read(source, part, item.start + done, item.source)
-            _write(target, part, item.at + done)
+            files.read(item.source, part, item.start + done)
+            files.write(item.target, part, item.at + done)
             count = len(part)
         done += count
         advance(count)
 
 
-def _change(
-    item: ChangedRows, files: dict[Path | str, int], buffer: memoryview, advance: Advance
-) -> int:
+def _change(item: ChangedRows, files: Files, buffer: memoryview, advance: Advance) -> int:
     tensor, row_bytes = item.tensor, item.row_bytes
     columns = tensor.base.info.shape[1]
     deltas = [_factors(delta, item) for delta in tensor.deltas]
@@ -155,7 +190,7 @@ def _change(
     for row in range(0, item.count, step):
         block = buffer[: min(step, item.count - row) * row_bytes]
         start = tensor.base.info.start + (item.first + row) * row_bytes
-        _read(files[tensor.base.file], block, start, tensor.base.file)
+        files.read(tensor.base.file, block, start)
         if tensor.through:
             first = row * columns // BLOCK_4BIT
             own = scales if scales is None else scales[first:]
@@ -163,21 +198,19 @@ def _change(
                 raise _not_quantizable(tensor)
         for delta in deltas:
             flags |= kernels.fold_rows(block, _stored(tensor), columns, delta, row)
-        _write(files[item.target], block, item.at + row * row_bytes)
+        files.write(item.target, block, item.at + row * row_bytes)
         advance(len(block))
     return flags
 
 
-def _nested_scales(
-    tensor: Tensor, files: dict[Path | str, int], buffer: memoryview
-) -> NDArray[np.float32] | None:
+def _nested_scales(tensor: Tensor, files: Files, buffer: memoryview) -> NDArray[np.float32] | None:
     """The scales of a whole tensor when they are quantized too, from a first pass over it."""
     if tensor.through is None or not tensor.through.double_quant:
         return None
     info, found = tensor.base.info, []
     for offset in range(0, info.bytes, len(buffer)):
         part = buffer[: min(len(buffer), info.bytes - offset)]
-        _read(files[tensor.base.file], part, info.start + offset, tensor.base.file)
+        files.read(tensor.base.file, part, info.start + offset)
         found.append(largest_of_blocks(part, _stored(tensor)))
     scales = nested_scales(np.concatenate(found))
     if not np.isfinite(scales).all():
@@ -200,24 +233,6 @@ def _as_float32(raw: bytes, dtype: str) -> NDArray[np.float32]:
     if dtype == "F16":
         return np.frombuffer(raw, np.float16).astype(np.float32)
     return (np.frombuffer(raw, np.uint16).astype(np.uint32) << 16).view(np.float32)
-
-
-def _read(file: int, into: memoryview, at: int, path: Path) -> None:
-    while into:
-        count = os.preadv(file, [into], at)
-        if count == 0:
-            raise InputError(
-                "became shorter while it was read",
-                where=path,
-                fix="run again when nothing writes it",
-            )
-        into, at = into[count:], at + count
-
-
-def _write(file: int, data: memoryview, at: int) -> None:
-    while data:
-        count = os.pwrite(file, data, at)
-        data, at = data[count:], at + count
 
 
 def _not_quantizable(tensor: Tensor) -> MergeError:
