@@ -13,12 +13,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pipeline import logs, manifest, memory, secrets, tracking
 from pipeline.blueprint import Blueprint, State
-from pipeline.checkpoint.hashes import hash_files
+from pipeline.checkpoint.hashes import HashingAside, hash_files
 from pipeline.checkpoint.lock import only_writer
+from pipeline.checkpoint.source import Source
 from pipeline.errors import MergelineError, is_interruption
 from pipeline.manifest import ErrorRecord, Figure, FileRecord, Manifest, StepRecord
 from pipeline.recipe.model import Recipe, StepCall
@@ -146,9 +148,12 @@ class RunContext:
         """The files that steps used, hashed."""
         return self._records(sorted(set(self._used)))
 
-    def _records(self, files: list[Path]) -> list[FileRecord]:
-        with self.bar("hashing", sum(f.stat().st_size for f in files), unit="B") as bar:
-            hashes = hash_files(files, bar.advance)
+    def _records(
+        self, files: list[Path], known: Mapping[Path, str] = MappingProxyType({})
+    ) -> list[FileRecord]:
+        todo = [file for file in files if file not in known]
+        with self.bar("hashing", sum(f.stat().st_size for f in todo), unit="B") as bar:
+            hashes = {**known, **hash_files(todo, bar.advance)}
         return [
             FileRecord(path=_told(f, self.dir), bytes=f.stat().st_size, sha256=hashes[f])
             for f in files
@@ -175,8 +180,9 @@ def _run(recipe: Recipe, plan: Plan, console: Console) -> Manifest:
             record.write()
             log.info("recipe %s, overrides %s", recipe.path, list(recipe.overrides))
             console.run_started(recipe)
-            _run_steps(recipe, plan, context, record)
-            _finish_inputs(plan, context, record)
+            with _hashing_inputs(plan) as hashing:
+                _run_steps(recipe, plan, context, record)
+                _finish_inputs(plan, context, record, hashing)
             record.status = "done"
         except _StepFailedError:
             record.status = "failed"
@@ -272,14 +278,32 @@ def _begin(recipe: Recipe, plan: Plan) -> Manifest:
     )
 
 
-def _finish_inputs(plan: Plan, context: RunContext, record: Manifest) -> None:
-    """Hash what went in. Last, so that the files are in the page cache and none is read for nothing."""
+@contextmanager
+def _hashing_inputs(plan: Plan) -> Iterator[HashingAside]:
+    """Hash the inputs that lie on this machine while the steps run."""
+    local = [source for source in plan.sources if source.folder is not None]
+    hashing = HashingAside([file for source in local for file in _files_of(source)])
+    try:
+        yield hashing
+    finally:
+        hashing.stop()
+
+
+def _files_of(source: Source) -> list[Path]:
+    folder = source.fetch()
+    return [folder / name for name in sorted(source.files) if (folder / name).is_file()]
+
+
+def _finish_inputs(
+    plan: Plan, context: RunContext, record: Manifest, hashing: HashingAside
+) -> None:
+    """Put the hashes of what went in into the manifest; files of the Hub are hashed now."""
     context.record = StepRecord(id="inputs", step="inputs")
+    with context.bar("hashing the inputs", hashing.bytes, unit="B") as bar:
+        known = hashing.result(bar.advance)
     hashed: list[FileRecord] = []
     for source in plan.sources:
-        folder = source.fetch()
-        files = [folder / name for name in sorted(source.files) if (folder / name).is_file()]
-        for entry in context._records(files):
+        for entry in context._records(_files_of(source), known):
             entry.repo, entry.commit = source.repo, source.commit
             hashed.append(entry)
     record.inputs = hashed + context.take_used()

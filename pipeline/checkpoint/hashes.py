@@ -4,16 +4,51 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
 from pathlib import Path
-from threading import Lock
+from threading import Event, Lock
 
 _BLOCK = 1 << 20
 
 
+class HashingAside:
+    """Files that are hashed in threads of their own while other work goes on."""
+
+    def __init__(self, files: Sequence[Path], *, threads: int = 2) -> None:
+        self.bytes = sum(file.stat().st_size for file in files)
+        self._done = 0.0
+        self._stopped = Event()
+        self._pool = ThreadPoolExecutor(max_workers=1)
+        self._hashes = self._pool.submit(hash_files, files, self._advance, threads=threads)
+
+    def result(self, advance: Callable[[float], None]) -> dict[Path, str]:
+        """Wait for the hashes, telling `advance` of the bytes read, all of them in the end."""
+        told = 0.0
+        while not wait([self._hashes], timeout=0.1).done:
+            done = self._done
+            advance(done - told)
+            told = done
+        hashes = self._hashes.result()
+        advance(self.bytes - told)
+        return hashes
+
+    def stop(self) -> None:
+        """Give up what is not hashed yet."""
+        self._stopped.set()
+        self._pool.shutdown()
+
+    def _advance(self, count: float) -> None:
+        if self._stopped.is_set():
+            raise CancelledError
+        self._done += count
+
+
 def hash_files(
-    files: Iterable[Path], advance: Callable[[float], None] = lambda count: None
+    files: Iterable[Path],
+    advance: Callable[[float], None] = lambda count: None,
+    *,
+    threads: int | None = None,
 ) -> dict[Path, str]:
     """The hash (hex) of each file. `advance` is told of the bytes read since the last time.
 
@@ -26,7 +61,7 @@ def hash_files(
             advance(count)
 
     paths = list(dict.fromkeys(files))
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(max_workers=threads or min(8, os.cpu_count() or 1)) as pool:
         return dict(zip(paths, pool.map(lambda path: hash_file(path, tell), paths), strict=True))
 
 
