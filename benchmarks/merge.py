@@ -1,6 +1,7 @@
 """Time whole merges against PEFT and against copying the files. `make bench` runs this.
 
-    python benchmarks/merge.py [--sizes 0.5B 3.2B 8B] [--rounds 3] [--no-peft] [--folder DIR] [--json FILE]
+    python benchmarks/merge.py [--sizes 0.5B 3.2B 8B] [--rounds 3] [--nf4] [--no-peft]
+                               [--folder DIR] [--json FILE]
 
 Every command is a process of its own, start and imports included. The commands take turns, because one
 machine is not equally fast all day: only the ratios within a run mean anything. Outputs are removed after
@@ -28,9 +29,9 @@ from rich.table import Table
 HERE = Path(__file__).parent
 RECIPE = """\
 steps:
-  - load_base: {{model: "{base}"}}
+  - load_base: {{model: "{base}", quantization: {quantization}}}
   - attach_adapter: {{path: "{adapter}"}}
-  - merge
+{dequantize}  - merge
   - save: {{path: "{output}"}}
 """
 
@@ -47,10 +48,21 @@ class Timed:
         return statistics.median(self.seconds)
 
 
-def commands(base: Path, adapter: Path, output: Path, scratch: Path) -> Mapping[str, Sequence[str]]:
+def commands(
+    base: Path, adapter: Path, output: Path, scratch: Path, nf4: bool
+) -> Mapping[str, Sequence[str]]:
     """Each does one thing from the same inputs and leaves it in `output`."""
     recipe = scratch / "bench.yaml"
-    recipe.write_text(RECIPE.format(base=base, adapter=adapter, output=output))
+    recipe.write_text(
+        RECIPE.format(
+            base=base,
+            adapter=adapter,
+            output=output,
+            quantization="nf4" if nf4 else "none",
+            dequantize="  - dequantize\n" if nf4 else "",
+        )
+    )
+    peer = ["nf4"] if nf4 else []
     mergeline = Path(sys.executable).with_name("mergeline")
     copy_all = f"mkdir {output} && ls {base}/* | xargs -P{os.cpu_count()} -I{{}} cp {{}} {output}/"
     run = [str(mergeline), "run", str(recipe), "--quiet", f"hydra.run.dir={scratch}/run"]
@@ -58,7 +70,7 @@ def commands(base: Path, adapter: Path, output: Path, scratch: Path) -> Mapping[
         "cp -r": ["cp", "-r", str(base), str(output)],
         "parallel cp": ["sh", "-c", copy_all],
         "mergeline, stream": [*run, "engine=stream"],
-        "PEFT": [sys.executable, str(HERE / "peft_merge.py"), str(base), str(adapter), str(output)],
+        "PEFT": [sys.executable, *map(str, (HERE / "peft_merge.py", base, adapter, output)), *peer],
     }
 
 
@@ -75,7 +87,7 @@ def measure(command: Sequence[str], log: Path) -> tuple[float, int]:
     return seconds, usage.ru_maxrss * 1024
 
 
-def bench(size: str, folder: Path, rounds: int, peft: bool) -> dict[str, Timed]:
+def bench(size: str, folder: Path, rounds: int, peft: bool, nf4: bool) -> dict[str, Timed]:
     """Time all commands at one size, in turns."""
     subprocess.run([sys.executable, HERE / "inputs.py", size, folder / size], check=True)
     base, adapter = folder / size / "base", folder / size / "adapter"
@@ -87,7 +99,7 @@ def bench(size: str, folder: Path, rounds: int, peft: bool) -> dict[str, Timed]:
     with tempfile.TemporaryDirectory(dir=folder) as name:
         scratch = Path(name)
         output = scratch / "output"
-        todo = commands(base, adapter, output, scratch)
+        todo = commands(base, adapter, output, scratch, nf4)
         for _ in range(rounds):
             for label, command in todo.items():
                 if label == "PEFT" and not peft:
@@ -115,6 +127,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="time merges against PEFT and against cp")
     parser.add_argument("--sizes", nargs="+", default=["0.5B"])
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--nf4", action="store_true", help="take the base through 4 bits")
     parser.add_argument(
         "--no-peft", action="store_true", help="leave the peer out: it takes minutes"
     )
@@ -124,7 +137,7 @@ def main() -> None:
     asked.folder.mkdir(parents=True, exist_ok=True)
     figures = {}
     for size in asked.sizes:
-        found = bench(size, asked.folder.absolute(), asked.rounds, not asked.no_peft)
+        found = bench(size, asked.folder.absolute(), asked.rounds, not asked.no_peft, asked.nf4)
         show(size, found)
         figures[size] = {label: vars(timed) for label, timed in found.items()}
     if asked.json:
