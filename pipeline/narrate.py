@@ -13,10 +13,10 @@ from pipeline.report.units import size
 
 def tell_step(call: StepCall, before: State, after: State) -> str:
     """One line for a person: `Qwen2 (nf4), 3.1 GB on disk`."""
-    parts = [
-        *_about_model(before, after),
-        *(_about_folder(f) for f in after.folders[len(before.folders) :]),
-    ]
+    made = after.folders[len(before.folders) :]
+    if any(folder.kind == "adapter" for folder in made) and before.blueprint != after.blueprint:
+        return f"a new adapter -> {made[0].path}, attached when it is trained"
+    parts = [*_about_model(before, after), *(_about_folder(folder) for folder in made)]
     return "; ".join(parts) or call.step.summary
 
 

@@ -233,6 +233,7 @@ steps:
 
     assert [source.reference for source in made.sources] == ["./base"]
     assert [output.bytes for output in made.outputs] == [None, 24704]
+    assert made.steps[1].does.startswith("a new adapter -> ")
 
 
 def test_a_model_that_the_recipe_saves_can_be_loaded_again(folders: dict[str, str]) -> None:
