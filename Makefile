@@ -2,7 +2,7 @@
 
 # The interpreter that .venv is made with; by default the first suitable one that is found.
 PYTHON ?=
-# More for pytest: make test ARGS="tests/test_secrets.py -k jwt"
+# More for pytest or the benchmark: make test ARGS="tests/test_secrets.py -k jwt"; make bench ARGS=--nf4
 ARGS ?=
 # Each test process holds torch and transformers, some 600 MB; four are enough for any machine.
 WORKERS ?= --numprocesses=auto --maxprocesses=4 --dist=worksteal
@@ -12,7 +12,7 @@ SIZES ?= 0.5B
 
 export PYTHON
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench lint format types docs venv clean
+.PHONY: help demo test bench parts lint format types docs venv clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,7 +24,10 @@ test: venv ## Run the tests
 	@OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false .venv/bin/python -m pytest -q $(WORKERS) $(ARGS)
 
 bench: venv ## Time merges against PEFT and cp: make bench SIZES="0.5B 3.2B 8B"
-	@.venv/bin/python benchmarks/merge.py --sizes $(SIZES) --json outputs/bench.json
+	@.venv/bin/python benchmarks/merge.py --sizes $(SIZES) --json outputs/bench.json $(ARGS)
+
+parts: venv ## Time the parts of a streamed merge, and the kernels on one core
+	@.venv/bin/python benchmarks/parts.py --size $(firstword $(SIZES))
 
 lint: venv ## Check style: ruff's rules and its formatting
 	@.venv/bin/ruff check .
