@@ -16,12 +16,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.blueprint import Blueprint
+from pipeline.blueprint import Blueprint, State
 from pipeline.checkpoint.lock import only_writer
 from pipeline.checkpoint.rename import exchange, rename_new
 from pipeline.checkpoint.source import is_path
 from pipeline.checkpoint.textjson import parse_object
-from pipeline.errors import InputError, OutputError
+from pipeline.errors import InputError, OutputError, Refused
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -65,6 +65,27 @@ def check_target(path: Path, *, overwrite: bool, inputs: Sequence[Path]) -> None
             fix="choose another folder, or remove this one yourself",
         )
     _check_writable(real)
+
+
+def refuse_target(
+    path: Path, before: State, after: State, *, overwrite: bool, inputs: Sequence[Path] = ()
+) -> None:
+    """Raise Refused when a step may not write a folder at `path`; planning then goes on with `after`.
+
+    `inputs` are read besides the base and the adapters.
+    """
+    assert before.blueprint is not None
+    if any(folder.path == path for folder in before.folders):
+        raise Refused(
+            f"an earlier step writes {path} already",
+            fix="choose another folder",
+            key="path",
+            otherwise=after,
+        )
+    try:
+        check_target(path, overwrite=overwrite, inputs=[*input_folders(before.blueprint), *inputs])
+    except OutputError as error:
+        raise Refused(error.what, fix=error.fix, key="path", otherwise=after) from error
 
 
 def input_folders(blueprint: Blueprint) -> list[Path]:

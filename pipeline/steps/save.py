@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from pipeline.blueprint import Dtype, Folder, State
-from pipeline.checkpoint.publish import check_target, input_folders, publishing
-from pipeline.errors import OutputError, Refused
+from pipeline.checkpoint.publish import publishing, refuse_target
+from pipeline.errors import Refused
 from pipeline.steps import step, step_settings
 
 if TYPE_CHECKING:
@@ -48,14 +48,7 @@ def save(settings: SaveSettings, state: State) -> State:
             fix="add `- merge` before this step, or use `save_adapter` to write the adapter alone",
             otherwise=after,
         )
-    if any(folder.path == path for folder in state.folders):
-        raise Refused(
-            f"an earlier step writes {path} already", key="path", fix="choose another folder"
-        )
-    try:
-        check_target(path, overwrite=settings.overwrite, inputs=input_folders(blueprint))
-    except OutputError as error:
-        raise Refused(error.what, fix=error.fix, key="path", otherwise=after) from error
+    refuse_target(path, state, after, overwrite=settings.overwrite)
     return after
 
 

@@ -11,8 +11,8 @@ from pipeline.blueprint import Adapter, Folder, State
 from pipeline.checkpoint.adapter import inspect_adapter
 from pipeline.checkpoint.base import inspect_base
 from pipeline.checkpoint.companions import copy_tokenizer
-from pipeline.checkpoint.publish import check_target, input_folders, publishing
-from pipeline.errors import OutputError, Refused
+from pipeline.checkpoint.publish import publishing, refuse_target
+from pipeline.errors import Refused
 from pipeline.steps import nearest, step, step_settings
 
 if TYPE_CHECKING:
@@ -42,18 +42,7 @@ def save_adapter(settings: SaveAdapterSettings, state: State) -> State:
     adapter = _chosen(settings.adapter, blueprint.all_adapters)
     path = Path(settings.path)
     after = state.with_folder(Folder(path, blueprint, kind="adapter"))
-    if any(folder.path == path for folder in state.folders):
-        raise Refused(
-            f"an earlier step writes {path} already",
-            key="path",
-            fix="choose another folder",
-            otherwise=after,
-        )
-    inputs = [*input_folders(blueprint), Path(adapter.path)]
-    try:
-        check_target(path, overwrite=settings.overwrite, inputs=inputs)
-    except OutputError as error:
-        raise Refused(error.what, fix=error.fix, key="path", otherwise=after) from error
+    refuse_target(path, state, after, overwrite=settings.overwrite, inputs=[Path(adapter.path)])
     return after
 
 

@@ -11,9 +11,9 @@ from pydantic import Field
 
 from pipeline.blueprint import Adapter, Folder, State
 from pipeline.checkpoint.companions import copy_tokenizer
-from pipeline.checkpoint.publish import check_target, input_folders, publishing
+from pipeline.checkpoint.publish import publishing, refuse_target
 from pipeline.data import check_data_file, read_records
-from pipeline.errors import InputError, OutputError, Refused
+from pipeline.errors import InputError, Refused
 from pipeline.steps import step, step_settings
 
 if TYPE_CHECKING:
@@ -98,29 +98,14 @@ def train_adapter(settings: TrainAdapterSettings, state: State) -> State:
             "adapter that was trained elsewhere",
             otherwise=after,
         )
-    _check_paths(settings, state, after)
-    return after
-
-
-def _check_paths(settings: TrainAdapterSettings, state: State, after: State) -> None:
-    assert state.blueprint is not None
-    path, data = Path(settings.path), Path(settings.data)
-    if any(folder.path == path for folder in state.folders):
-        raise Refused(
-            f"an earlier step writes {path} already",
-            key="path",
-            fix="choose another folder",
-            otherwise=after,
-        )
+    data = Path(settings.data)
     try:
         if state.run_dir not in data.parents:
             check_data_file(data)
     except InputError as error:
         raise Refused(str(error), key="data", otherwise=after) from error
-    try:
-        check_target(path, overwrite=settings.overwrite, inputs=input_folders(state.blueprint))
-    except OutputError as error:
-        raise Refused(error.what, fix=error.fix, key="path", otherwise=after) from error
+    refuse_target(Path(settings.path), state, after, overwrite=settings.overwrite)
+    return after
 
 
 @train_adapter.act

@@ -32,7 +32,7 @@ from pipeline.steps.dequantize import dequantize
 from pipeline.steps.load_base import load_base
 from pipeline.steps.merge import merge
 from tests.fixtures.models import build_adapter
-from tests.parity.plain import assert_same_bits, config_of, tensors_of
+from tests.parity.plain import assert_same_bits, config_of, plain_adapters, tensors_of
 
 ATTENTION = ["q_proj", "v_proj"]
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -220,16 +220,7 @@ def plain_merge(case: Case, base: Path, adapters: list[Path], output: Path) -> N
         model = model.dequantize()
     if case.vocabulary is not None:
         model.resize_token_embeddings(case.vocabulary, mean_resizing=False)
-    names = [f"a{number}" for number in range(len(adapters))]
-    model = PeftModel.from_pretrained(model, adapters[0], adapter_name=names[0])
-    for name, adapter in zip(names[1:], adapters[1:], strict=True):
-        model.load_adapter(adapter, name)
-    model.base_model.set_adapter(names)
-    for name, weight in zip(names, case.weights, strict=False):
-        for layer in model.modules():
-            if hasattr(layer, "set_scale"):
-                layer.set_scale(name, weight)
-    model = model.merge_and_unload()
+    model = plain_adapters(model, adapters, case.weights).merge_and_unload()
     model.save_pretrained(output, max_shard_size=case.shard)
 
 

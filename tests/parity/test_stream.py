@@ -26,7 +26,7 @@ from pipeline.recipe.model import Recipe
 from pipeline.run import RunContext
 from tests.fixtures.models import build_adapter, build_tokenizer
 from tests.fixtures.session import Silent
-from tests.parity.plain import assert_same_bits, config_of, tensors_of
+from tests.parity.plain import assert_same_bits, config_of, plain_adapters, tensors_of
 
 SMALL = {
     "hidden_size": 64,
@@ -192,16 +192,7 @@ def plain_merge(case: Case, base: Path, adapters: list[Path], output: Path) -> N
         for adapter in adapters:
             model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
     elif adapters:
-        names = [f"a{number}" for number in range(len(adapters))]
-        model = PeftModel.from_pretrained(model, adapters[0], adapter_name=names[0])
-        for name, adapter in zip(names[1:], adapters[1:], strict=True):
-            model.load_adapter(adapter, name)
-        model.base_model.set_adapter(names)
-        for name, weight in zip(names, case.weights, strict=False):
-            for layer in model.modules():
-                if hasattr(layer, "set_scale"):
-                    layer.set_scale(name, weight)
-        model = model.merge_and_unload()
+        model = plain_adapters(model, adapters, case.weights).merge_and_unload()
     model.save_pretrained(output, max_shard_size=case.shard)
 
 
