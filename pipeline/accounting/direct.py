@@ -230,7 +230,8 @@ def _check_kind(adapter: AdapterCheckpoint) -> None:
     if adapter.pickle:
         raise NotDirectError("the adapter is pickled")
     for option, value in adapter.config.items():
-        neutral = value in (None, False, "none", [], {})
+        # An empty mapping switches some options on; for LoftQ's it is what PEFT writes.
+        neutral = value in (None, False, "none", []) or (option, value) == ("loftq_config", {})
         if option not in _HARMLESS and not neutral:
             raise NotDirectError(f"the adapter has {option}: {value}")
     if adapter.config.get("init_lora_weights", True) not in _PLAIN_STARTS:

@@ -323,3 +323,13 @@ def test_what_is_not_exact_goes_live_and_says_why(name: str, tmp_path: Path) -> 
     choice = choose(blueprint, "keep", "auto")
     assert choice.engine == "live"
     assert why in choice.reason
+
+
+def test_an_option_that_an_empty_mapping_switches_on_goes_live(tmp_path: Path) -> None:
+    base = build_model(tmp_path / "base", "llama", "bfloat16")
+    adapter = build_adapter(tmp_path / "adapter", base, lora())
+    file = adapter / "adapter_config.json"
+    config = json.loads(file.read_text()) | {"monteclora_config": {}}
+    file.write_text(json.dumps(config))
+    blueprint = Blueprint(Base(str(base)), folds=(Fold((Adapter(str(adapter)),)),))
+    assert choose(blueprint, "keep", "auto").engine == "live"

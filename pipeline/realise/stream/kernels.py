@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from pipeline.realise.stream.compiling import compiled
 from pipeline.realise.stream.tiles import CHANGED, COLUMNS, NOT_FINITE, ROWS, tile
 from pipeline.realise.stream.vectors import BITS, Stored
 
@@ -80,4 +80,4 @@ def _fold_array(weight, a, b, scale, edge):  # type: ignore[no-untyped-def]
     return flags
 
 
-_fold: Any = njit(nogil=True, cache=True, error_model="numpy")(_fold_array)
+_fold: Any = compiled(_fold_array)

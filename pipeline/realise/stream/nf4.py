@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from pipeline.accounting.processor import has
+from pipeline.realise.stream.compiling import compiled
 from pipeline.realise.stream.vectors import (
     BITS,
     F32,
@@ -191,5 +192,5 @@ def _through_array(weight, scales, table, flush):  # type: ignore[no-untyped-def
 
 
 _MOST = np.finfo(np.float32).max
-_largest_of_blocks: Any = njit(nogil=True, cache=True, error_model="numpy")(_largest_array)
-_through: Any = njit(nogil=True, cache=True, error_model="numpy")(_through_array)
+_largest_of_blocks: Any = compiled(_largest_array)
+_through: Any = compiled(_through_array)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -88,3 +91,21 @@ def test_nan_and_overflow_are_told_wherever_they_are(
     a[0, at[1]], b[at[0], 0] = value, 3.0
     block = raw(torch.ones(5, 70).to(DTYPES[dtype]), dtype)
     assert fold_rows(block, dtype, 70, padded(a, b, 1.0), 0) & NOT_FINITE
+
+
+def test_without_a_place_for_the_cache_the_kernel_is_compiled_all_the_same(tmp_path: Path) -> None:
+    """In a read-only container with no home, numba refuses to cache."""
+    code = (
+        "from numba.core import caching\n"
+        "caching.CacheImpl._locator_classes = []\n"
+        "import numpy as np\n"
+        "from pipeline.realise.stream.kernels import fold_rows, padded\n"
+        "block = memoryview(bytearray(4 * 64 * 2))\n"
+        "ones = np.ones((1, 64), np.float32), np.ones((4, 1), np.float32)\n"
+        "print(fold_rows(block, 'BF16', 64, padded(*ones, 1.0), 0), bytes(block[:2]).hex())\n"
+    )
+    root = Path(__file__).parents[3]
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "1 803f\n", done.stderr
