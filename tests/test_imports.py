@@ -26,7 +26,8 @@ ABOVE = {"plan", "run", "jobs", "cli", "demo", "report"}
 FORBIDDEN = {
     "errors": {"blueprint", "checkpoint", "realise", "proof", "recipe", "steps", *ABOVE},
     "blueprint": {"checkpoint", "realise", "proof", "recipe", "steps", *ABOVE},
-    "checkpoint": {"realise", "proof", "recipe", "steps", *ABOVE},
+    "checkpoint": {"accounting", "realise", "proof", "recipe", "steps", *ABOVE},
+    "accounting": {"realise", "proof", "recipe", "steps", *ABOVE},
     "realise": {"proof", "recipe", "steps", *ABOVE},
     "proof": {"recipe", "steps", *ABOVE},
     "steps": {"recipe", *ABOVE},
