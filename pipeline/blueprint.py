@@ -16,6 +16,12 @@ from typing import Literal, get_args
 Dtype = Literal["float32", "float16", "bfloat16"]
 """Floating-point types that a model can be loaded, dequantized or saved in, as torch spells them."""
 
+SavedDtype = Literal["keep"] | Dtype
+"""Dtype to save a model in; `keep` is the base checkpoint's own."""
+
+Engine = Literal["auto", "stream", "live"]
+"""How a model is written: tensor by tensor from file to file, or from memory."""
+
 Task = Literal[
     "causal_lm",
     "seq2seq_lm",

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pipeline import estimate, tracking
 from pipeline.accounting.choice import Choice, choose
-from pipeline.blueprint import Blueprint, Dtype, Folder, State
+from pipeline.blueprint import Blueprint, Folder, SavedDtype, State
 from pipeline.checkpoint.adapter import inspect_adapter
 from pipeline.checkpoint.base import inspect_base
 from pipeline.checkpoint.pending import is_pending, pending_folder
@@ -185,8 +185,8 @@ def _outputs(recipe: Recipe, states: list[State]) -> Iterator[PlannedOutput]:
             choice = None
             if folder.kind == "model":
                 choice = choose(folder.blueprint, _dtype_of(call), recipe.engine)
-            size = _bytes_of(folder, call, state)
-            yield PlannedOutput(call.id, folder.path, folder.kind, size, choice)
+            weights = _bytes_of(folder, call, state)
+            yield PlannedOutput(call.id, folder.path, folder.kind, weights, choice)
         known = state.folders
 
 
@@ -201,9 +201,9 @@ def _bytes_of(folder: Folder, call: StepCall, state: State) -> int | None:
     return inspect_adapter(known[-1]).bytes if known else None
 
 
-def _dtype_of(call: StepCall) -> Literal["keep"] | Dtype:
+def _dtype_of(call: StepCall) -> SavedDtype:
     """The dtype in which a step saves a model."""
-    dtype: Literal["keep"] | Dtype = getattr(call.settings, "dtype", "keep")
+    dtype: SavedDtype = getattr(call.settings, "dtype", "keep")
     return dtype
 
 

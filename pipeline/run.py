@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pipeline import logs, manifest, memory, secrets, tracking
@@ -142,18 +141,19 @@ class RunContext:
     def take_made(self) -> list[FileRecord]:
         """The files that the step made, hashed; begins a new list."""
         made, self._made = self._made, []
-        return self._records(_files_in(made))
+        return self.hashed(_files_in(made))
 
     def take_used(self) -> list[FileRecord]:
         """The files that steps used, hashed."""
-        return self._records(sorted(set(self._used)))
+        return self.hashed(sorted(set(self._used)))
 
-    def _records(
-        self, files: list[Path], known: Mapping[Path, str] = MappingProxyType({})
-    ) -> list[FileRecord]:
-        todo = [file for file in files if file not in known]
-        with self.bar("hashing", sum(f.stat().st_size for f in todo), unit="B") as bar:
-            hashes = {**known, **hash_files(todo, bar.advance)}
+    def hashed(self, files: list[Path]) -> list[FileRecord]:
+        """Files with their hashes, which are taken now."""
+        with self.bar("hashing", sum(f.stat().st_size for f in files), unit="B") as bar:
+            return self.records(files, hash_files(files, bar.advance))
+
+    def records(self, files: list[Path], hashes: Mapping[Path, str]) -> list[FileRecord]:
+        """Files with the hashes that are known of them."""
         return [
             FileRecord(path=_told(f, self.dir), bytes=f.stat().st_size, sha256=hashes[f])
             for f in files
@@ -303,7 +303,9 @@ def _finish_inputs(
         known = hashing.result(bar.advance)
     hashed: list[FileRecord] = []
     for source in plan.sources:
-        for entry in context._records(_files_of(source), known):
+        files = _files_of(source)
+        local = source.folder is not None
+        for entry in context.records(files, known) if local else context.hashed(files):
             entry.repo, entry.commit = source.repo, source.commit
             hashed.append(entry)
     record.inputs = hashed + context.take_used()

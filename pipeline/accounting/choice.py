@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.accounting.direct import NotDirectError, Work, direct_work
-from pipeline.blueprint import Blueprint, Dtype
+from pipeline.blueprint import Blueprint, Engine, SavedDtype
 from pipeline.errors import InputError
-
-Wanted = Literal["auto", "stream", "live"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +25,7 @@ class Choice:
 
 
 def choose(
-    blueprint: Blueprint, dtype: Literal["keep"] | Dtype, wanted: Wanted, *, fetch: bool = False
+    blueprint: Blueprint, dtype: SavedDtype, wanted: Engine, *, fetch: bool = False
 ) -> Choice:
     """The realiser for a blueprint that is saved in `dtype`, from configs and headers alone.
 

@@ -14,12 +14,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pipeline.accounting.architectures import linear_layers, tensor_names
 from pipeline.accounting.layout import Delta, Stored, Tensor
 from pipeline.accounting.processor import has
-from pipeline.blueprint import Adapter, Blueprint, Dtype, Quantization
+from pipeline.blueprint import Adapter, Blueprint, Quantization, SavedDtype
 from pipeline.checkpoint.adapter import AdapterCheckpoint, inspect_adapter
 from pipeline.checkpoint.base import BaseCheckpoint, inspect_base
 from pipeline.checkpoint.headers import TORCH_NAMES, TensorInfo
@@ -68,9 +68,7 @@ class Work:
         return tuple(tensor for tensor in self.tensors if tensor.deltas)
 
 
-def direct_work(
-    blueprint: Blueprint, dtype: Literal["keep"] | Dtype, *, fetch: bool = False
-) -> Work:
+def direct_work(blueprint: Blueprint, dtype: SavedDtype, *, fetch: bool = False) -> Work:
     """What becomes of each tensor when the blueprint is saved in `dtype`.
 
     Reads configs and headers only. With `fetch`, files of the Hub are downloaded as well; without, the
@@ -93,7 +91,7 @@ def direct_work(
     return Work(base, tensors, safe=all(fold.safe for fold in blueprint.folds))
 
 
-def _check_base(blueprint: Blueprint, base: BaseCheckpoint, dtype: Literal["keep"] | Dtype) -> None:
+def _check_base(blueprint: Blueprint, base: BaseCheckpoint, dtype: SavedDtype) -> None:
     quantization = blueprint.base.quantization
     if quantization is not None:
         if quantization.saved:

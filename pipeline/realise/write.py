@@ -5,11 +5,11 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pipeline.accounting.choice import choose
 from pipeline.accounting.layout import parse_size
-from pipeline.blueprint import DTYPES, Blueprint, Dtype
+from pipeline.blueprint import DTYPES, Blueprint, SavedDtype
 from pipeline.errors import InputError, MergeError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Written:
 
 
 def write_model(
-    run: RunContext, folder: Path, *, dtype: Literal["keep"] | Dtype, max_shard_size: str
+    run: RunContext, folder: Path, *, dtype: SavedDtype, max_shard_size: str
 ) -> Written:
     """Write the model of the running step, with all its companions, into an existing folder.
 

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from pipeline.recipe.model import Engine, Tracker
+from pipeline.blueprint import Engine
+from pipeline.recipe.model import Tracker
 from pipeline.steps import step_settings
 
 

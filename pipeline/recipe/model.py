@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from pipeline.blueprint import Engine
 from pipeline.errors import COMMAND_LINE, Place
 from pipeline.steps import Step
 
-Engine = Literal["auto", "stream", "live"]
 Tracker = Literal["tensorboard", "mlflow", "wandb", "trackio"]
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from pipeline.blueprint import Dtype, Folder, State
+from pipeline.blueprint import Folder, SavedDtype, State
 from pipeline.checkpoint.publish import publishing, refuse_target
 from pipeline.errors import Refused
 from pipeline.steps import step, step_settings
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class SaveSettings:
     path: str = "${run.dir}/model"
     """Folder to write. Appears under this name only when it is complete."""
-    dtype: Literal["keep"] | Dtype = "keep"
+    dtype: SavedDtype = "keep"
     """Dtype of the saved weights; `keep` is the base checkpoint's own."""
     max_shard_size: Annotated[
         str,

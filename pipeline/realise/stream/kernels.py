@@ -13,12 +13,9 @@ from numpy.typing import NDArray
 
 from pipeline.realise.stream.compiling import compiled
 from pipeline.realise.stream.tiles import CHANGED, COLUMNS, NOT_FINITE, ROWS, tile
-from pipeline.realise.stream.vectors import BITS, Stored
+from pipeline.realise.stream.vectors import BITS, StoredDtype
 
-MAX_RANK = 128
-"""Beyond it, torch sums the product in another order and the bits would differ."""
-
-__all__ = ["BITS", "CHANGED", "MAX_RANK", "NOT_FINITE", "ROWS", "Factors", "fold_rows", "padded"]
+__all__ = ["BITS", "CHANGED", "NOT_FINITE", "ROWS", "Factors", "fold_rows", "padded"]
 
 
 @dataclass(frozen=True)
@@ -42,7 +39,9 @@ def padded(a: NDArray[np.float32], b: NDArray[np.float32], scale: float) -> Fact
     return Factors(wide, tall, scale)
 
 
-def fold_rows(block: memoryview, dtype: Stored, columns: int, delta: Factors, first: int) -> int:
+def fold_rows(
+    block: memoryview, dtype: StoredDtype, columns: int, delta: Factors, first: int
+) -> int:
     """Add the delta to whole rows of a weight, in place; returns CHANGED and NOT_FINITE, or-ed.
 
     `block` holds the raw rows; `first`, a multiple of 4, is the row of `delta.b` that its first row takes.

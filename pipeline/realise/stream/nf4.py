@@ -30,7 +30,7 @@ from pipeline.realise.stream.vectors import (
     VF32,
     VI16,
     VI32,
-    Stored,
+    StoredDtype,
     every,
     load,
     narrow,
@@ -68,7 +68,7 @@ _NO_SCALES = np.empty(0, np.float32)
 
 def through_4bit(
     block: memoryview,
-    dtype: Stored,
+    dtype: StoredDtype,
     kind: str,
     scales: NDArray[np.float32] | None = None,
 ) -> bool:
@@ -84,7 +84,7 @@ def through_4bit(
     return bool(_through(weight, own, _TABLES[kind], np.int32(flush)))
 
 
-def largest_of_blocks(block: memoryview, dtype: Stored) -> NDArray[np.float32]:
+def largest_of_blocks(block: memoryview, dtype: StoredDtype) -> NDArray[np.float32]:
     """The largest magnitude of each 64 numbers."""
     weight = np.frombuffer(block, BITS[dtype])
     found = np.empty(len(weight) // BLOCK, np.float32)
@@ -155,14 +155,14 @@ def _take_through(typingctx, kind, at, largest, scale, table, flush):  # type: i
 
 
 _TRUTH = ir.VectorType(ir.IntType(1), LANES)
-_SIZE: dict[Stored, int] = {"BF16": 2, "F16": 2, "F32": 4}
+_SIZE: dict[StoredDtype, int] = {"BF16": 2, "F16": 2, "F32": 4}
 
 
-def _pointer(builder: ir.IRBuilder, dtype: Stored, at: Any) -> Any:
+def _pointer(builder: ir.IRBuilder, dtype: StoredDtype, at: Any) -> Any:
     return builder.inttoptr(at, ir.IntType(8 * _SIZE[dtype]).as_pointer())
 
 
-def _load_block(builder: ir.IRBuilder, dtype: Stored, at: Any) -> list[Any]:
+def _load_block(builder: ir.IRBuilder, dtype: StoredDtype, at: Any) -> list[Any]:
     kind = VI32 if dtype == "F32" else VI16
     pointer = _pointer(builder, dtype, at)
     return [

@@ -12,12 +12,12 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 
-Stored = Literal["BF16", "F16", "F32"]
+StoredDtype = Literal["BF16", "F16", "F32"]
 """Dtypes of weights that can be changed on the way, as safetensors spells them."""
 
-BITS: dict[Stored, Any] = {"BF16": np.uint16, "F16": np.int16, "F32": np.uint32}
+BITS: dict[StoredDtype, Any] = {"BF16": np.uint16, "F16": np.int16, "F32": np.uint32}
 """The integers under which numpy sees the raw elements of each dtype; they tell a kernel which it is."""
-STORED: dict[Any, Stored] = {types.uint16: "BF16", types.int16: "F16", types.uint32: "F32"}
+STORED: dict[Any, StoredDtype] = {types.uint16: "BF16", types.int16: "F16", types.uint32: "F32"}
 """The same as numba names them."""
 
 LANES = 16
@@ -38,7 +38,7 @@ def splat(builder: ir.IRBuilder, scalar: Any, kind: ir.VectorType) -> Any:
     return builder.shuffle_vector(first, undefined, ir.Constant(VI32, [0] * LANES))
 
 
-def widen(builder: ir.IRBuilder, dtype: Stored, raw: Any) -> Any:
+def widen(builder: ir.IRBuilder, dtype: StoredDtype, raw: Any) -> Any:
     """Stored vector -> float32 vector; exact for every dtype."""
     if dtype == "F32":
         return builder.bitcast(raw, VF32)
@@ -47,7 +47,7 @@ def widen(builder: ir.IRBuilder, dtype: Stored, raw: Any) -> Any:
     return builder.bitcast(builder.shl(builder.zext(raw, VI32), every(16)), VF32)
 
 
-def narrow(builder: ir.IRBuilder, dtype: Stored, value: Any) -> Any:
+def narrow(builder: ir.IRBuilder, dtype: StoredDtype, value: Any) -> Any:
     """float32 vector -> stored vector, to nearest, ties to even, as torch rounds.
 
     bfloat16 is rounded by integer arithmetic: the processor's own instruction flushes denormals.
@@ -64,7 +64,7 @@ def narrow(builder: ir.IRBuilder, dtype: Stored, value: Any) -> Any:
     return builder.trunc(builder.select(nan, every(0x7FC0), rounded), VI16)
 
 
-def exponent_full(builder: ir.IRBuilder, dtype: Stored, raw: Any) -> Any:
+def exponent_full(builder: ir.IRBuilder, dtype: StoredDtype, raw: Any) -> Any:
     """Vector of truth: is the stored number NaN or infinite?"""
     mask = {"F32": 0x7F800000, "F16": 0x7C00, "BF16": 0x7F80}[dtype]
     wide = raw if dtype == "F32" else builder.zext(raw, VI32)

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.accounting.direct import MAX_RANK
 from pipeline.realise.stream.kernels import (
     BITS,
     CHANGED,
-    MAX_RANK,
     NOT_FINITE,
     fold_rows,
     padded,
