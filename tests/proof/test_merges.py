@@ -205,3 +205,16 @@ def test_a_wrong_merge_fails(
     mistake(merged, load_file(base / "model.safetensors"))
     save_file(merged, file, metadata={"format": "pt"})
     assert judge(session).broken
+
+
+def test_a_merge_into_the_weights_before_quantization_is_another_model(
+    session: Session, base_model: Base, adapter: Path, tmp_path: Path
+) -> None:
+    base = base_model("llama", **LIVELY)
+    file = merge(session, base, adapter, quantization="nf4") / "model.safetensors"
+    assert judge(session).broken == []
+    original = merge(Session(tmp_path / "original"), base, adapter) / "model.safetensors"
+    save_file(load_file(original), file, metadata={"format": "pt"})
+    verdict = judge(session)
+    assert verdict.broken
+    assert verdict.found.error > 0.05
