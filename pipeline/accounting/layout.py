@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.blueprint import Quantization
-from pipeline.checkpoint.headers import TensorInfo
+from pipeline.checkpoint.headers import BITS, TensorInfo
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(i)?)?B")
 
@@ -34,23 +35,45 @@ class Delta:
 
 
 @dataclass(frozen=True)
+class Form:
+    """What a tensor's bytes mean."""
+
+    dtype: str
+    """As safetensors spells it."""
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Tensor:
     """One tensor of the output: that of the base, with the deltas added one after the other."""
 
     key: str
-    base: Stored
+    base: Stored | None
+    """None for a tensor that torch and PEFT make, a few modules at a time."""
     deltas: tuple[Delta, ...] = ()
     through: Quantization | None = None
     """What the base's tensor is quantized to, and back, before anything is added."""
+    becomes: Form | None = None
+    """Dtype and shape in the output, where they are not those of the base's tensor."""
+
+    @property
+    def form(self) -> Form:
+        """Dtype and shape in the output."""
+        if self.becomes is not None:
+            return self.becomes
+        assert self.base is not None
+        return Form(self.base.info.dtype, self.base.info.shape)
 
     @property
     def copied(self) -> bool:
         """Whether its bytes are those of the base."""
-        return not self.deltas and self.through is None
+        changed = self.deltas or self.through or self.becomes
+        return self.base is not None and not changed
 
     @property
     def bytes(self) -> int:
-        return self.base.info.bytes
+        """In the output."""
+        return math.prod(self.form.shape) * BITS[self.form.dtype] // 8
 
 
 @dataclass(frozen=True)
@@ -108,13 +131,12 @@ def _shard(name: str, tensors: Sequence[Tensor]) -> Shard:
     entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
     at = 0
     for tensor in tensors:
-        info = tensor.base.info
         entries[tensor.key] = {
-            "dtype": info.dtype,
-            "shape": list(info.shape),
-            "data_offsets": [at, at + info.bytes],
+            "dtype": tensor.form.dtype,
+            "shape": list(tensor.form.shape),
+            "data_offsets": [at, at + tensor.bytes],
         }
-        at += info.bytes
+        at += tensor.bytes
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # tensors begin at a multiple of eight, as loaders like it
     header = len(text).to_bytes(8, "little") + text

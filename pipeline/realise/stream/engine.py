@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -33,6 +33,8 @@ BLOCK = 1 << 20
 COPIED_IN_A_TURN = 8 << 20
 """Bytes that the kernel copies at a time."""
 Advance = Callable[[float], None]
+Make = Callable[[Sequence[Tensor]], Iterable[tuple[str, memoryview]]]
+"""Makes the tensors that come from no file, in any order: their keys and bytes."""
 
 
 @dataclass(frozen=True)
@@ -84,12 +86,14 @@ def write_shards(
     *,
     safe: bool,
     advance: Advance,
+    make: Make | None = None,
     threads: int | None = None,
 ) -> Done:
     """Write all files of the output into an existing folder.
 
-    `advance` is told of bytes written, from any thread. Raises MergeError, naming the tensor, when a merged
-    value is NaN or infinite and `safe`; InputError when a file of the input ends too early.
+    `make` is asked, in this thread, for the tensors that have no base. `advance` is told of bytes written,
+    from any thread. Raises MergeError, naming the tensor, when a merged value is NaN or infinite and `safe`;
+    InputError when a file of the input ends too early.
     """
     stop, tell = threading.Event(), threading.Lock()
     flags: dict[str, int] = {}
@@ -120,6 +124,8 @@ def write_shards(
 
         futures = [pool.submit(do, item) for item in ranges(shards)]
         try:
+            if make is not None:
+                _write_made(shards, make, files, told)
             for future in wait(futures, return_when=FIRST_EXCEPTION).done:
                 future.result()
         finally:
@@ -147,7 +153,7 @@ def _opened(shards: Sequence[Shard], folder: Path) -> Iterator[Files]:
         def opened(path: Path, mode: str) -> int:
             return stack.enter_context(open(path, mode, buffering=0)).fileno()
 
-        paths = {tensor.base.file for shard in shards for tensor, _ in shard.tensors}
+        paths = {t.base.file for shard in shards for t, _ in shard.tensors if t.base is not None}
         inputs = {path: opened(path, "rb") for path in paths}
         outputs = {shard.name: opened(folder / shard.name, "xb") for shard in shards}
         files = Files(inputs, outputs, {name: threading.Lock() for name in outputs})
@@ -155,6 +161,16 @@ def _opened(shards: Sequence[Shard], folder: Path) -> Iterator[Files]:
             os.truncate(outputs[shard.name], shard.size)
             files.write(shard.name, memoryview(shard.header), 0)
         yield files
+
+
+def _write_made(shards: Sequence[Shard], make: Make, files: Files, advance: Advance) -> None:
+    places = {t.key: (s.name, at, t) for s in shards for t, at in s.tensors if t.base is None}
+    for key, data in make([tensor for _, _, tensor in places.values()]):
+        name, at, tensor = places.pop(key)
+        assert len(data) == tensor.bytes, key
+        files.write(name, data, at)
+        advance(len(data))
+    assert not places, f"nothing made {next(iter(places))}"
 
 
 def _copy(item: Copied, files: Files, buffer: memoryview, advance: Advance) -> None:
@@ -179,18 +195,18 @@ def _copy(item: Copied, files: Files, buffer: memoryview, advance: Advance) -> N
 
 
 def _change(item: ChangedRows, files: Files, buffer: memoryview, advance: Advance) -> int:
-    tensor, row_bytes = item.tensor, item.row_bytes
-    columns = tensor.base.info.shape[1]
+    tensor, base, row_bytes = item.tensor, item.base, item.row_bytes
+    columns = base.info.shape[1]
     deltas = [_factors(delta, item) for delta in tensor.deltas]
-    scales = _nested_scales(tensor, files, buffer)
+    scales = _nested_scales(item, files, buffer)
     step = max(1, len(buffer) // row_bytes // kernels.ROWS) * kernels.ROWS
     if step * row_bytes > len(buffer):
         buffer = memoryview(bytearray(step * row_bytes))
     flags = 0
     for row in range(0, item.count, step):
         block = buffer[: min(step, item.count - row) * row_bytes]
-        start = tensor.base.info.start + (item.first + row) * row_bytes
-        files.read(tensor.base.file, block, start)
+        start = base.info.start + (item.first + row) * row_bytes
+        files.read(base.file, block, start)
         if tensor.through:
             first = row * columns // BLOCK_4BIT
             own = scales if scales is None else scales[first:]
@@ -203,14 +219,17 @@ def _change(item: ChangedRows, files: Files, buffer: memoryview, advance: Advanc
     return flags
 
 
-def _nested_scales(tensor: Tensor, files: Files, buffer: memoryview) -> NDArray[np.float32] | None:
+def _nested_scales(
+    item: ChangedRows, files: Files, buffer: memoryview
+) -> NDArray[np.float32] | None:
     """The scales of a whole tensor when they are quantized too, from a first pass over it."""
+    tensor = item.tensor
     if tensor.through is None or not tensor.through.double_quant:
         return None
-    info, found = tensor.base.info, []
+    info, found = item.base.info, []
     for offset in range(0, info.bytes, len(buffer)):
         part = buffer[: min(len(buffer), info.bytes - offset)]
-        files.read(tensor.base.file, part, info.start + offset)
+        files.read(item.base.file, part, info.start + offset)
         found.append(largest_of_blocks(part, _stored(tensor)))
     scales = nested_scales(np.concatenate(found))
     if not np.isfinite(scales).all():
@@ -224,7 +243,7 @@ def _factors(delta: Delta, item: ChangedRows) -> kernels.Factors:
 
 
 def _stored(tensor: Tensor) -> Any:
-    return tensor.base.info.dtype
+    return tensor.form.dtype
 
 
 def _as_float32(raw: bytes, dtype: str) -> NDArray[np.float32]:

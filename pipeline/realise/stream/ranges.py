@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipeline.accounting.layout import Shard, Tensor
+from pipeline.accounting.layout import Shard, Stored, Tensor
 from pipeline.realise.stream.tiles import ROWS
 
 COPIED_AT_ONCE = 64 << 20
@@ -40,8 +40,13 @@ class ChangedRows:
     """Where the first row goes."""
 
     @property
+    def base(self) -> Stored:
+        assert self.tensor.base is not None
+        return self.tensor.base
+
+    @property
     def row_bytes(self) -> int:
-        return self.tensor.bytes // self.tensor.base.info.shape[0]
+        return self.tensor.bytes // self.tensor.form.shape[0]
 
 
 def ranges(shards: Iterable[Shard]) -> list[Copied | ChangedRows]:
@@ -53,6 +58,8 @@ def _ranges(shards: Iterable[Shard]) -> Iterator[Copied | ChangedRows]:
     for shard in shards:
         run: Copied | None = None
         for tensor, at in shard.tensors:
+            if tensor.base is None:
+                continue
             if not tensor.copied:
                 yield from _rows(tensor, shard.name, at)
                 continue
@@ -82,7 +89,7 @@ def _split(run: Copied | None) -> Iterator[Copied]:
 
 
 def _rows(tensor: Tensor, target: str, at: int) -> Iterator[ChangedRows]:
-    rows = tensor.base.info.shape[0]
+    rows = tensor.form.shape[0]
     row_bytes = tensor.bytes // rows
     step = max(1, CHANGED_AT_ONCE // row_bytes // ROWS) * ROWS
     if tensor.through and tensor.through.double_quant:
