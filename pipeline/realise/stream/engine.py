@@ -10,66 +10,21 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from pipeline.accounting.layout import Delta, Shard, Stored, Tensor
-from pipeline.errors import InputError, MergeError
-from pipeline.realise.stream import kernels
-from pipeline.realise.stream.nested import nested_scales
-from pipeline.realise.stream.nf4 import BLOCK as BLOCK_4BIT
-from pipeline.realise.stream.nf4 import largest_of_blocks, through_4bit
+from pipeline.accounting.layout import Shard, Tensor
+from pipeline.realise.stream.files import Files
 from pipeline.realise.stream.ranges import ChangedRows, Copied, ranges
+from pipeline.realise.stream.rows import Advance, change_rows
 
 BLOCK = 1 << 20
 """Bytes that go through a buffer at a time."""
-COPIED_IN_A_TURN = 8 << 20
-"""Bytes that the kernel copies at a time."""
-Advance = Callable[[float], None]
 Make = Callable[[Sequence[Tensor]], Iterable[tuple[str, memoryview]]]
 """Makes the tensors that come from no file, in any order: their keys and bytes."""
-
-
-@dataclass(frozen=True)
-class Files:
-    """Descriptors of the inputs by path and of the outputs by name."""
-
-    inputs: Mapping[Path, int]
-    outputs: Mapping[str, int]
-    turns: Mapping[str, threading.Lock]
-    """Writers of one file take turns: the kernel lets only one in, and has the others burn a core each."""
-
-    def read(self, path: Path, into: memoryview, at: int) -> None:
-        """Fill the buffer. Raises InputError when the file ends before."""
-        while into:
-            count = os.preadv(self.inputs[path], [into], at)
-            if count == 0:
-                raise InputError(
-                    "became shorter while it was read",
-                    where=path,
-                    fix="run again when nothing writes it",
-                )
-            into, at = into[count:], at + count
-
-    def write(self, name: str, data: memoryview, at: int) -> None:
-        with self.turns[name]:
-            while data:
-                count = os.pwrite(self.outputs[name], data, at)
-                data, at = data[count:], at + count
-
-    def copy(self, item: Copied, done: int) -> int:
-        """Let the kernel copy a part of the range, from `done` on; returns its length."""
-        length = min(item.length - done, COPIED_IN_A_TURN)
-        source, target = self.inputs[item.source], self.outputs[item.target]
-        with self.turns[item.target]:
-            return os.copy_file_range(source, target, length, item.start + done, item.at + done)
 
 
 @dataclass(frozen=True)
@@ -96,11 +51,7 @@ def write_shards(
     InputError when a file of the input ends too early.
     """
     stop, tell = threading.Event(), threading.Lock()
-    flags: dict[str, int] = {}
-
-    def note(key: str, found: int) -> None:
-        with tell:
-            flags[key] = flags.get(key, 0) | found
+    changed: set[str] = set()
 
     def told(count: float) -> None:
         with tell:
@@ -116,11 +67,8 @@ def write_shards(
                 worker.buffer = memoryview(bytearray(BLOCK))
             if isinstance(item, Copied):
                 _copy(item, files, worker.buffer, told)
-            else:
-                found = _change(item, files, worker.buffer, told)
-                note(item.tensor.key, found)
-                if safe and found & kernels.NOT_FINITE:
-                    raise _not_finite(item.tensor)
+            elif change_rows(item, files, worker.buffer, told, safe=safe):
+                changed.add(item.tensor.key)
 
         futures = [pool.submit(do, item) for item in ranges(shards)]
         try:
@@ -130,19 +78,12 @@ def write_shards(
                 future.result()
         finally:
             stop.set()
-    return Done(frozenset(key for key, found in flags.items() if found & kernels.CHANGED))
+    return Done(frozenset(changed))
 
 
 def default_threads() -> int:
     """As many threads as this process may use cores."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def read_floats(tensor: Stored) -> NDArray[np.float32]:
-    """A tensor of an adapter's file as float32, in its shape."""
-    with open(tensor.file, "rb", buffering=0) as file:
-        raw = os.pread(file.fileno(), tensor.info.bytes, tensor.info.start)
-    return _as_float32(raw, tensor.info.dtype).reshape(tensor.info.shape)
 
 
 @contextmanager
@@ -192,81 +133,3 @@ def _copy(item: Copied, files: Files, buffer: memoryview, advance: Advance) -> N
             count = len(part)
         done += count
         advance(count)
-
-
-def _change(item: ChangedRows, files: Files, buffer: memoryview, advance: Advance) -> int:
-    tensor, base, row_bytes = item.tensor, item.base, item.row_bytes
-    columns = base.info.shape[1]
-    deltas = [_factors(delta, item) for delta in tensor.deltas]
-    scales = _nested_scales(item, files, buffer)
-    step = max(1, len(buffer) // row_bytes // kernels.ROWS) * kernels.ROWS
-    if step * row_bytes > len(buffer):
-        buffer = memoryview(bytearray(step * row_bytes))
-    flags = 0
-    for row in range(0, item.count, step):
-        block = buffer[: min(step, item.count - row) * row_bytes]
-        start = base.info.start + (item.first + row) * row_bytes
-        files.read(base.file, block, start)
-        if tensor.through:
-            first = row * columns // BLOCK_4BIT
-            own = scales if scales is None else scales[first:]
-            if not through_4bit(block, _stored(tensor), tensor.through.kind, own):
-                raise _not_quantizable(tensor)
-        for delta in deltas:
-            flags |= kernels.fold_rows(block, _stored(tensor), columns, delta, row)
-        files.write(item.target, block, item.at + row * row_bytes)
-        advance(len(block))
-    return flags
-
-
-def _nested_scales(
-    item: ChangedRows, files: Files, buffer: memoryview
-) -> NDArray[np.float32] | None:
-    """The scales of a whole tensor when they are quantized too, from a first pass over it."""
-    tensor = item.tensor
-    if tensor.through is None or not tensor.through.double_quant:
-        return None
-    info, found = item.base.info, []
-    for offset in range(0, info.bytes, len(buffer)):
-        part = buffer[: min(len(buffer), info.bytes - offset)]
-        files.read(item.base.file, part, info.start + offset)
-        found.append(largest_of_blocks(part, _stored(tensor)))
-    scales = nested_scales(np.concatenate(found))
-    if not np.isfinite(scales).all():
-        raise _not_quantizable(tensor)
-    return scales
-
-
-def _factors(delta: Delta, item: ChangedRows) -> kernels.Factors:
-    b = read_floats(delta.b)[item.first : item.first + item.count]
-    return kernels.padded(read_floats(delta.a), b, delta.scale)
-
-
-def _stored(tensor: Tensor) -> Any:
-    return tensor.form.dtype
-
-
-def _as_float32(raw: bytes, dtype: str) -> NDArray[np.float32]:
-    if dtype == "F32":
-        return np.frombuffer(raw, np.float32)
-    if dtype == "F16":
-        return np.frombuffer(raw, np.float16).astype(np.float32)
-    return (np.frombuffer(raw, np.uint16).astype(np.uint32) << 16).view(np.float32)
-
-
-def _not_quantizable(tensor: Tensor) -> MergeError:
-    return MergeError(
-        "the base's weight holds NaN or infinite values, which cannot be quantized",
-        where=tensor.key,
-        fix="get the base anew, or load it without quantization",
-    )
-
-
-def _not_finite(tensor: Tensor) -> MergeError:
-    adapters = " or ".join(sorted({str(delta.a.file.parent) for delta in tensor.deltas}))
-    return MergeError(
-        "the merged weight holds NaN or infinite values",
-        where=tensor.key,
-        fix=f"the training of {adapters} diverged, or its delta overflows the base's dtype: use an "
-        "earlier checkpoint of it, or a wider dtype",
-    )

@@ -1,0 +1,50 @@
+"""The open files of a stream: what is read and written at which byte."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import InputError
+from pipeline.realise.stream.ranges import Copied
+
+COPIED_IN_A_TURN = 8 << 20
+"""Bytes that the kernel copies at a time."""
+
+
+@dataclass(frozen=True)
+class Files:
+    """Descriptors of the inputs by path and of the outputs by name."""
+
+    inputs: Mapping[Path, int]
+    outputs: Mapping[str, int]
+    turns: Mapping[str, threading.Lock]
+    """Writers of one file take turns: the kernel lets only one in, and has the others burn a core each."""
+
+    def read(self, path: Path, into: memoryview, at: int) -> None:
+        """Fill the buffer. Raises InputError when the file ends before."""
+        while into:
+            count = os.preadv(self.inputs[path], [into], at)
+            if count == 0:
+                raise InputError(
+                    "became shorter while it was read",
+                    where=path,
+                    fix="run again when nothing writes it",
+                )
+            into, at = into[count:], at + count
+
+    def write(self, name: str, data: memoryview, at: int) -> None:
+        with self.turns[name]:
+            while data:
+                count = os.pwrite(self.outputs[name], data, at)
+                data, at = data[count:], at + count
+
+    def copy(self, item: Copied, done: int) -> int:
+        """Let the kernel copy a part of the range, from `done` on; returns its length."""
+        length = min(item.length - done, COPIED_IN_A_TURN)
+        source, target = self.inputs[item.source], self.outputs[item.target]
+        with self.turns[item.target]:
+            return os.copy_file_range(source, target, length, item.start + done, item.at + done)
