@@ -56,6 +56,15 @@ def load(
     asked = read(find_recipe(reference), overrides, config_dir)
     if not asked.compiled.lines:
         raise RecipeError(_sorted(asked.problems))
+    try:
+        with composed(asked.loader, asked.overrides) as config:
+            return from_config(config, asked, overrides)
+    except COMPOSING_ERRORS:
+        return _load_what_composes(asked, overrides)
+
+
+def _load_what_composes(asked: Asked, overrides: Sequence[str]) -> Recipe:
+    """Hydra stops at the first mistake; find the others by leaving out what it cannot take."""
     said, wrong = _composable(asked.loader, asked.said)
     asked = replace(asked, said=tuple(said), problems=(*asked.problems, *wrong))
     try:
