@@ -108,6 +108,39 @@ def make_plan(recipe: Recipe) -> Plan:
     Raises RecipeError with all that the steps refuse, each at its place.
     """
     problems = list(_about_the_run(recipe))
+    states, steps, refused = _describe_all(recipe)
+    problems += refused
+    if problems:
+        raise RecipeError(problems)
+    outputs = tuple(_outputs(recipe, states))
+    problems += _not_to_be_streamed(recipe, outputs)
+    problems += _without_room(recipe, outputs)
+    if problems:
+        raise RecipeError(problems)
+    return Plan(
+        recipe=recipe,
+        states=tuple(states),
+        steps=tuple(steps),
+        sources=tuple(_sources(states)),
+        outputs=outputs,
+        peak_memory_bytes=_peak_memory(states),
+        free_disk_bytes=_free_bytes(recipe.run_dir),
+        warnings=states[-1].warnings if states else (),
+    )
+
+
+def sources_of(recipe: Recipe) -> tuple[Source, ...]:
+    """The bases and adapters that a recipe reads, also where it could not run now, as when its outputs exist.
+
+    Raises InputError when one cannot be read.
+    """
+    states, _, _ = _describe_all(recipe)
+    return tuple(_sources(states))
+
+
+def _describe_all(recipe: Recipe) -> tuple[list[State], list[PlannedStep], list[Problem]]:
+    """The state after each step, the steps in words, and what they refuse."""
+    problems: list[Problem] = []
     state = State(run_dir=recipe.run_dir)
     states: list[State] = []
     steps: list[PlannedStep] = []
@@ -124,23 +157,7 @@ def make_plan(recipe: Recipe) -> Plan:
             state = before
         states.append(state)
         steps.append(PlannedStep(call.id, call.step.name, tell_step(call, before, state)))
-    if problems:
-        raise RecipeError(problems)
-    outputs = tuple(_outputs(recipe, states))
-    problems += _not_to_be_streamed(recipe, outputs)
-    problems += _without_room(recipe, outputs)
-    if problems:
-        raise RecipeError(problems)
-    return Plan(
-        recipe=recipe,
-        states=tuple(states),
-        steps=tuple(steps),
-        sources=tuple(_sources(states)),
-        outputs=outputs,
-        peak_memory_bytes=_peak_memory(states),
-        free_disk_bytes=_free_bytes(recipe.run_dir),
-        warnings=state.warnings,
-    )
+    return states, steps, problems
 
 
 def _describe(call: StepCall, before: State) -> State:
