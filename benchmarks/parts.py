@@ -94,8 +94,8 @@ def parts(size: str, folder: Path) -> Table:
             "read, fold, write",
             lambda shards=shards: write_shards(shards, output, safe=True, advance=lambda n: None),
         )
-        timed("SHA-256 of the output", lambda: hash_files(list(output.iterdir())))
-        timed("SHA-256 of the base", lambda: hash_files(list(base.iterdir())))
+        timed("hash of the output", lambda: hash_files(list(output.iterdir())))
+        timed("hash of the base", lambda: hash_files(list(base.iterdir())))
     shutil.rmtree(output)
     table = Table(f"{size}, rank-16 LoRA everywhere", "seconds")
     for name, took in times.items():

@@ -21,7 +21,7 @@ from pipeline import __version__, secrets
 from pipeline.checkpoint.publish import write_atomic
 from pipeline.errors import InputError
 
-SCHEMA_VERSION: Literal[1] = 1
+SCHEMA_VERSION: Literal[2] = 2
 FILE_NAME = "manifest.json"
 
 LIBRARIES = (
@@ -34,6 +34,8 @@ LIBRARIES = (
     "tokenizers",
     "huggingface_hub",
     "numpy",
+    "numba",
+    "llvmlite",
     "hydra-core",
     "omegaconf",
 )
@@ -57,7 +59,7 @@ class FileRecord(_Record):
     """As it can be found again: absolute, or relative to the run's folder when it lies in there; of a
     file of the Hub that was not fetched, its name in the repository."""
     bytes: int
-    sha256: str | None = None
+    blake3: str | None = None
     """Of what went in, taken last: null in a run that did not come so far."""
     repo: str | None = None
     """For a file of the Hub: the repository's id."""
@@ -96,12 +98,12 @@ class StepRecord(_Record):
 class Manifest(_Record):
     """A run, complete or as far as it came."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[2] = SCHEMA_VERSION
     status: RunStatus = "running"
     recipe: str
     """Name of the recipe."""
     recipe_file: str
-    recipe_sha256: str
+    recipe_blake3: str
     run_dir: str
     started: datetime
     finished: datetime | None = None

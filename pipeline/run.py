@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import logging
 import math
 import signal
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pipeline import logs, manifest, memory, secrets, tracking
 from pipeline.blueprint import Blueprint, State
-from pipeline.checkpoint.hashes import HashingAside, hash_files
+from pipeline.checkpoint.hashes import HashingAside, hash_file, hash_files, hash_inputs
 from pipeline.checkpoint.lock import only_writer
 from pipeline.checkpoint.source import Source
 from pipeline.errors import MergelineError, is_interruption
@@ -66,6 +65,7 @@ class RunContext:
         self.record = StepRecord(id="", step="")
         """What the manifest will say of the running step."""
         self._made: list[Path] = []
+        self._known: dict[Path, str] = {}
         self._used: list[Path] = []
         self._live: LiveModel | None = None
 
@@ -126,9 +126,13 @@ class RunContext:
             finite = not isinstance(value, float) or math.isfinite(value)
             self.record.metrics[name] = value if finite else str(value)
 
-    def made(self, path: Path) -> None:
-        """Record a file or folder that this step wrote; its files are hashed into the manifest."""
+    def made(self, path: Path, hashes: Mapping[str, str] | None = None) -> None:
+        """Record a file or folder that this step wrote; its files are hashed into the manifest.
+
+        `hashes` are those that are known already, by the file's name in the folder.
+        """
         self._made.append(path)
+        self._known |= {path / name: found for name, found in (hashes or {}).items()}
 
     def used(self, path: Path) -> None:
         """Record a file that this step read, besides the base and the adapters."""
@@ -139,23 +143,22 @@ class RunContext:
         return self.console.bar(label, total, unit)
 
     def take_made(self) -> list[FileRecord]:
-        """The files that the step made, hashed; begins a new list."""
-        made, self._made = self._made, []
-        return self.hashed(_files_in(made))
+        """The files that the step made, with their hashes; begins a new list."""
+        made, self._made = _files_in(self._made), []
+        known, self._known = self._known, {}
+        new = [file for file in made if file not in known]
+        with self.bar("hashing", sum(f.stat().st_size for f in new), unit="B") as bar:
+            return self.records(made, {**known, **hash_files(new, bar.advance)})
 
     def take_used(self) -> list[FileRecord]:
         """The files that steps used, hashed."""
-        return self.hashed(sorted(set(self._used)))
-
-    def hashed(self, files: list[Path]) -> list[FileRecord]:
-        """Files with their hashes, which are taken now."""
-        with self.bar("hashing", sum(f.stat().st_size for f in files), unit="B") as bar:
-            return self.records(files, hash_files(files, bar.advance))
+        used = sorted(set(self._used))
+        return self.records(used, hash_inputs(used))
 
     def records(self, files: list[Path], hashes: Mapping[Path, str]) -> list[FileRecord]:
         """Files with the hashes that are known of them."""
         return [
-            FileRecord(path=_told(f, self.dir), bytes=f.stat().st_size, sha256=hashes[f])
+            FileRecord(path=_told(f, self.dir), bytes=f.stat().st_size, blake3=hashes[f])
             for f in files
         ]
 
@@ -247,7 +250,7 @@ def _begin(recipe: Recipe, plan: Plan) -> Manifest:
     return Manifest(
         recipe=recipe.name,
         recipe_file=str(recipe.path),
-        recipe_sha256=hashlib.sha256(recipe.path.read_bytes()).hexdigest(),
+        recipe_blake3=hash_file(recipe.path),
         run_dir=str(recipe.run_dir.absolute()),
         started=_now(),
         overrides=list(recipe.overrides),
@@ -299,13 +302,14 @@ def _finish_inputs(
 ) -> None:
     """Put the hashes of what went in into the manifest; files of the Hub are hashed now."""
     context.record = StepRecord(id="inputs", step="inputs")
-    with context.bar("hashing the inputs", hashing.bytes, unit="B") as bar:
-        known = hashing.result(bar.advance)
+    files = [(source, _files_of(source)) for source in plan.sources]
+    fetched = [file for source, found in files if source.folder is None for file in found]
+    size = hashing.bytes + sum(file.stat().st_size for file in fetched)
+    with context.bar("hashing the inputs", size, unit="B") as bar:
+        known = hashing.result(bar.advance) | hash_inputs(fetched, bar.advance)
     hashed: list[FileRecord] = []
-    for source in plan.sources:
-        files = _files_of(source)
-        local = source.folder is not None
-        for entry in context.records(files, known) if local else context.hashed(files):
+    for source, found in files:
+        for entry in context.records(found, known):
             entry.repo, entry.commit = source.repo, source.commit
             hashed.append(entry)
     record.inputs = hashed + context.take_used()

@@ -66,7 +66,7 @@ def model(tmp_path: Path, base_model: BuildBase) -> list[str]:
         (["steps"], "attach_adapter"),
         (["steps", "load_base"], "trust_remote_code"),
         (["schema"], '"Mergeline recipe"'),
-        (["schema", "manifest"], "recipe_sha256"),
+        (["schema", "manifest"], "recipe_blake3"),
         (["completion", "bash"], "complete -o nospace"),
         (["run", "-sc", "install=bash"], "complete -o nospace"),
         (["run", "--help"], "hydra.run.dir=DIR"),
@@ -325,3 +325,32 @@ def test_ctrl_c_ends_with_130_and_a_manifest_that_says_so(tmp_path: Path, model:
     assert process.returncode == 130, told
     assert "Traceback" not in told
     assert read_manifest(tmp_path / "out").status == "interrupted"
+
+
+def test_diff_tells_by_its_exit_code_whether_two_checkpoints_differ(
+    mergeline: Run, model: list[str]
+) -> None:
+    base = model[0].partition("=")[2]
+    mergeline("run", "merge_lora", *model, "save.path=merged")
+
+    same = mergeline("diff", base, base)
+    other = mergeline("diff", base, "merged")
+    wrong = mergeline("diff", base, "./nowhere")
+
+    assert (same.returncode, other.returncode, wrong.returncode) == (0, 1, 2)
+    assert "all equal" in same.stdout
+    assert "model.layers.*.mlp.up_proj.weight" in other.stdout
+    assert "14 changed" in other.stdout
+    assert "nowhere: there is no such folder" in wrong.stderr
+
+
+def test_diff_as_json_has_every_tensor(mergeline: Run, model: list[str]) -> None:
+    base = model[0].partition("=")[2]
+    mergeline("run", "merge_lora", *model, "save.path=merged")
+
+    found = json.loads(mergeline("diff", base, "merged", "--json").stdout)
+
+    ranks = {one["tensor"]: one.get("rank") for one in found["tensors"] if one["status"] != "equal"}
+    assert found["equal"] is False
+    assert len(ranks) == 14
+    assert set(ranks.values()) == {4}, "the rank of the adapter"

@@ -213,7 +213,7 @@ def a_run(run_dir: Path) -> None:
     Manifest(
         recipe="merge_qlora",
         recipe_file="merge_qlora.yaml",
-        recipe_sha256="0" * 64,
+        recipe_blake3="0" * 64,
         run_dir=str(run_dir),
         started=datetime.now(UTC),
         fingerprint="0" * 64,

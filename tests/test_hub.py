@@ -66,7 +66,7 @@ def test_a_merge_of_two_repositories_equals_that_of_their_folders(
     assert manifest.engine == engine
     inputs = {(record.repo, record.commit) for record in manifest.inputs}
     assert inputs == {(repo, hub.commit(repo)) for repo in ("someone/base", "someone/adapter")}
-    assert all(record.sha256 for record in manifest.inputs)
+    assert all(record.blake3 for record in manifest.inputs)
 
 
 def test_a_plan_of_two_repositories_reads_headers_and_fetches_no_weights(

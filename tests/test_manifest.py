@@ -19,7 +19,7 @@ def record(tmp_path: Path) -> Manifest:
     return Manifest(
         recipe="r",
         recipe_file="r.yaml",
-        recipe_sha256="0" * 64,
+        recipe_blake3="0" * 64,
         run_dir=str(tmp_path),
         started=datetime(2026, 1, 2, tzinfo=UTC),
         fingerprint="1" * 64,
@@ -29,7 +29,7 @@ def record(tmp_path: Path) -> Manifest:
                 id="save",
                 step="save",
                 metrics={"bytes": 3, "dtype": "bfloat16", "loss": 0.5},
-                outputs=[FileRecord(path="m/w", bytes=3, sha256="2" * 64)],
+                outputs=[FileRecord(path="m/w", bytes=3, blake3="2" * 64)],
             )
         ],
         versions=manifest.versions(),
@@ -64,7 +64,7 @@ def test_a_folder_without_a_run_is_a_clear_error(tmp_path: Path) -> None:
     assert caught.value.fix
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema_version": 2}', "\x00"])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema_version": 3}', "\x00"])
 def test_a_damaged_manifest_is_a_clear_error(tmp_path: Path, text: str) -> None:
     (tmp_path / "manifest.json").write_text(text)
     with pytest.raises(InputError, match="not a manifest"):

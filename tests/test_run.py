@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import signal
@@ -18,6 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from blake3 import blake3
 
 from pipeline.blueprint import State
 from pipeline.checkpoint.source import Source, locate
@@ -138,7 +138,7 @@ def test_what_a_step_makes_is_hashed_into_the_manifest(steps: Steps) -> None:
     manifest, _ = steps(make=make)
     (record,) = manifest.outputs
     assert (record.path, record.bytes) == ("model/weights", 3_000_000)
-    assert record.sha256 == hashlib.sha256(b"w" * 3_000_000).hexdigest()
+    assert record.blake3 == blake3(b"w" * 3_000_000).hexdigest()
     assert manifest.metrics == {"make.bytes": 3_000_000}
 
 
@@ -179,10 +179,10 @@ def test_what_goes_in_is_recorded_from_the_start_and_hashed_at_the_end(
     failed, _ = steps(sources=(source,), bad=fail)
     done, _ = steps(sources=(source,), good=lambda run: None)
     path = str(base / "config.json")
-    assert [(i.path, i.bytes, i.sha256) for i in failed.inputs] == [(path, 2, None)]
+    assert [(i.path, i.bytes, i.blake3) for i in failed.inputs] == [(path, 2, None)]
     (record,) = done.inputs
     assert (record.path, record.bytes) == (path, 2)
-    assert record.sha256 == hashlib.sha256(b"{}").hexdigest()
+    assert record.blake3 == blake3(b"{}").hexdigest()
 
 
 def test_an_error_that_nobody_foresaw_is_told_in_a_line_and_traced_in_the_log(steps: Steps) -> None:

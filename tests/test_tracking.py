@@ -27,7 +27,7 @@ def finished_run(run_dir: Path, **changes: Any) -> Manifest:
         "status": "done",
         "recipe": "evaluate_adapter",
         "recipe_file": "recipes/evaluate_adapter.yaml",
-        "recipe_sha256": "0" * 64,
+        "recipe_blake3": "0" * 64,
         "run_dir": str(run_dir),
         "started": datetime(2026, 1, 2, tzinfo=UTC),
         "seconds": 3.5,

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from concurrent.futures import CancelledError
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
 
 from pipeline.checkpoint.hashes import HashingAside, hash_file, hash_files
 
 
-def test_hashes_are_those_of_hashlib_and_every_byte_is_told(tmp_path: Path) -> None:
+def test_hashes_are_those_of_blake3_and_every_byte_is_told(tmp_path: Path) -> None:
     contents = {
         tmp_path / f"{size}": bytes(range(256)) * (size // 256) for size in (0, 256, 3 << 20)
     }
@@ -22,7 +22,7 @@ def test_hashes_are_those_of_hashlib_and_every_byte_is_told(tmp_path: Path) -> N
 
     found = hash_files([*contents, *contents], told.append)
 
-    assert found == {path: hashlib.sha256(data).hexdigest() for path, data in contents.items()}
+    assert found == {path: blake3(data).hexdigest() for path, data in contents.items()}
     assert sum(told) == sum(map(len, contents.values()))
     assert len(told) >= 4, "long files tell of their progress"
 
@@ -30,7 +30,7 @@ def test_hashes_are_those_of_hashlib_and_every_byte_is_told(tmp_path: Path) -> N
 def test_one_file_is_hashed_alike(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"abc")
 
-    assert hash_file(tmp_path / "x") == hashlib.sha256(b"abc").hexdigest()
+    assert hash_file(tmp_path / "x") == blake3(b"abc").hexdigest()
     assert hash_files([]) == {}
 
 

@@ -14,18 +14,18 @@ from pipeline.report.terminal import print_end, print_run
 
 def manifest(run_dir: Path, **changes: Any) -> Manifest:
     shards = [
-        FileRecord(path=f"merged/model-{n}.safetensors", bytes=400_000_000, sha256=str(n) * 64)
+        FileRecord(path=f"merged/model-{n}.safetensors", bytes=400_000_000, blake3=str(n) * 64)
         for n in range(2)
     ]
     weights = FileRecord(
-        path="model.safetensors", bytes=9 * 10**8, sha256="c" * 64, repo="org/base", commit="d" * 40
+        path="model.safetensors", bytes=9 * 10**8, blake3="c" * 64, repo="org/base", commit="d" * 40
     )
-    text = FileRecord(path="generate.jsonl", bytes=120, sha256="e" * 64)
+    text = FileRecord(path="generate.jsonl", bytes=120, blake3="e" * 64)
     fields: dict[str, Any] = {
         "status": "done",
         "recipe": "merge_lora",
         "recipe_file": "recipes/merge_lora.yaml",
-        "recipe_sha256": "0" * 64,
+        "recipe_blake3": "0" * 64,
         "run_dir": str(run_dir),
         "started": datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
         "seconds": 83.0,
