@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -127,15 +127,20 @@ class AdapterCheckpoint:
             return "it repeats layers of the base (`layer_replication`)", "serve it attached"
         return None
 
-    def read(self) -> dict[str, Tensor]:
-        """The tensors, on the CPU, as they are saved. A pickle is read with `weights_only=True`."""
-        file = self.source.fetch() / self.weights
-        if not self.pickle:
-            from safetensors.torch import load_file
+    def read(self, only: Collection[str] | None = None) -> dict[str, Tensor]:
+        """The tensors, or some of them, on the CPU, as they are saved.
 
-            self.tensors  # noqa: B018 - the strict check of the header comes first
-            return load_file(file)
-        return _read_pickle(str(file))
+        A pickle is read whole, with `weights_only=True`.
+        """
+        file = self.source.fetch() / self.weights
+        if self.pickle:
+            found = _read_pickle(str(file))
+            return {name: t for name, t in found.items() if only is None or name in only}
+        from safetensors import safe_open
+
+        names = [name for name in self.tensors if only is None or name in only]
+        with safe_open(file, framework="pt") as opened:
+            return {name: opened.get_tensor(name) for name in names}
 
 
 def check_finite(name: str, tensor: Tensor) -> str | None:

@@ -11,7 +11,7 @@ import json
 import re
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,31 +36,44 @@ _SHARED = ("vblora_vector_bank", ".tinylora_v.", ".unilora_theta_d.")
 """Parameters that stand once in the file and are seen again in every layer."""
 
 
+Parts = Mapping[str, Collection[str]]
+"""By an adapter's name in the model, names of those tensors in its file that are to be attached."""
+
+
 def attach(
-    model: Any, adapters: Iterable[Adapter], *, placement: Placement, trainable: bool = False
+    model: Any,
+    adapters: Iterable[Adapter],
+    *,
+    placement: Placement,
+    trainable: bool = False,
+    parts: Parts | None = None,
 ) -> Any:
     """Attach adapters to a plain model; all of them active, with their weights, in evaluation mode.
 
     `placement` is that of the base: PEFT places a model that is spread over devices or the disk anew.
-    Changes `model` in place: its vocabulary too, when an adapter brings embeddings of another size.
+    With `parts`, the model is a part of one, and takes only those tensors. Changes `model` in place: its
+    vocabulary too, when an adapter brings embeddings of another size.
     Raises MergeError when an adapter does not fit in every one of its tensors.
     """
     names = []
     for adapter in adapters:
-        model = _attach_one(model, adapter, placement, trainable)
+        only = None if parts is None else parts[adapter.name]
+        model = _attach_one(model, adapter, placement, trainable, only)
         names.append(adapter.name)
     if hasattr(model.base_model, "merge_and_unload"):  # else it is a prompt, and active
         model.base_model.set_adapter(names, inference_mode=not trainable)
     return model if trainable else model.eval()
 
 
-def adapter_tensors(adapter: Adapter) -> dict[str, torch.Tensor]:
-    """The tensors of an adapter's file under their names in it.
+def adapter_tensors(
+    adapter: Adapter, only: Collection[str] | None = None
+) -> dict[str, torch.Tensor]:
+    """The tensors of an adapter's file, or some of them, under their names in it.
 
     Raises MergeError when one of them holds NaN or an infinity.
     """
     found = inspect_adapter(adapter)
-    tensors = found.read()
+    tensors = found.read(only)
     for name, tensor in tensors.items():
         if wrong := check_finite(name, tensor):
             raise MergeError(
@@ -77,7 +90,13 @@ def tensor_names(adapter: Adapter) -> set[str]:
     return set(found.tensors or found.read())
 
 
-def _attach_one(model: Any, adapter: Adapter, placement: Placement, trainable: bool) -> Any:
+def _attach_one(
+    model: Any,
+    adapter: Adapter,
+    placement: Placement,
+    trainable: bool,
+    only: Collection[str] | None,
+) -> Any:
     from peft import PeftModel
     from peft.utils import set_peft_model_state_dict
 
@@ -89,14 +108,17 @@ def _attach_one(model: Any, adapter: Adapter, placement: Placement, trainable: b
             where=adapter.path,
             fix="raise `max_memory` of `load_base`, or merge the first adapter before this one",
         )
-    tensors = adapter_tensors(adapter)
+    tensors = adapter_tensors(adapter, only)
     base = model if first else model.get_base_model()
     if first:
         _fit_vocabulary(base, tensors)
     _untie_where_the_file_differs(base, tensors)
     plain = [name for name, _ in base.named_modules()]
     try:
-        with warnings.catch_warnings(), _as_checked(found) as folder:
+        with (
+            warnings.catch_warnings(),
+            _as_checked(found, None if only is None else tensors) as folder,
+        ):
             # Missing keys become an error below; a fold takes care of ties; PEFT hands the tensors of
             # layers that are offloaded to disk to accelerate instead.
             for message in (
@@ -136,16 +158,23 @@ def _attach_one(model: Any, adapter: Adapter, placement: Placement, trainable: b
 
 
 @contextmanager
-def _as_checked(found: AdapterCheckpoint) -> Iterator[str]:
-    """A folder with the adapter's weights and its config as it was checked, for PEFT to read.
+def _as_checked(
+    found: AdapterCheckpoint, tensors: Mapping[str, torch.Tensor] | None
+) -> Iterator[str]:
+    """A folder with the adapter's config as it was checked, and its weights or those `tensors`, for PEFT.
 
     PEFT trips over much that the check forgives in the file itself: a byte order mark, nulls, options
     of other versions.
     """
-    weights = found.source.fetch() / found.weights
     with tempfile.TemporaryDirectory(prefix="mergeline-") as folder:
         (Path(folder) / CONFIG).write_text(json.dumps(dict(found.config)), encoding="utf-8")
-        (Path(folder) / found.weights).symlink_to(weights.resolve())
+        if tensors is None:
+            weights = found.source.fetch() / found.weights
+            (Path(folder) / found.weights).symlink_to(weights.resolve())
+        else:
+            from safetensors.torch import save_file
+
+            save_file(dict(tensors), Path(folder) / "adapter_model.safetensors")
         yield folder
 
 

@@ -11,8 +11,7 @@ import torch
 from pipeline.blueprint import Fold, Placement
 from pipeline.checkpoint.adapter import inspect_adapter
 from pipeline.errors import MergeError
-from pipeline.realise.attach import PREFIX, attach, tensor_names
-from pipeline.realise.outcome import check_changed
+from pipeline.realise.attach import PREFIX, Parts, attach, tensor_names
 from pipeline.realise.ties import TiedGroup, settle_ties, tied_groups, untie
 
 Digest = tuple[int, int] | None
@@ -32,19 +31,21 @@ class Folded:
     """Those of them that have the same bits as before."""
 
 
-def fold(model: Any, wanted: Fold, *, placement: Placement) -> Folded:
+def fold(model: Any, wanted: Fold, *, placement: Placement, parts: Parts | None = None) -> Folded:
     """Attach the adapters of a fold to a plain model and merge them, with PEFT's arithmetic.
+
+    With `parts`, the model is a part of one, and takes only those tensors of each adapter.
 
     The sums are those of a plain `merge_and_unload()`, safe or not: PEFT's own `safe_merge=True` rounds
     each delta to the base's dtype before it is added, which loses accuracy and gives other bits.
 
-    Raises MergeError when an adapter does not fit, when a merged weight is NaN or infinite (and
-    `wanted.safe`), or when the merge changes nothing.
+    Raises MergeError when an adapter does not fit, or when a merged weight is NaN or infinite (and
+    `wanted.safe`).
     """
     ties = tied_groups(model)
     before = digests(model)
     plain = [name for name, _ in model.named_modules()]
-    peft_model = attach(model, wanted.adapters, placement=placement)
+    peft_model = attach(model, wanted.adapters, placement=placement, parts=parts)
     claimed = _claimed(peft_model, plain, wanted)
     touched = [group for group in ties if _touches(claimed, group)]
     for group in touched:
@@ -55,7 +56,6 @@ def fold(model: Any, wanted: Fold, *, placement: Placement) -> Folded:
     settle_ties(model, touched)
     after = digests(model)
     unchanged = tuple(module for module in claimed if not _changed(module, before, after))
-    check_changed(claimed, unchanged, wanted.adapters)
     return Folded(model, claimed, unchanged)
 
 

@@ -20,7 +20,7 @@ from pipeline.errors import InputError
 from pipeline.realise.attach import PREFIX, adapter_tensors, attach, tensor_names
 from pipeline.realise.fold import Folded, fold
 from pipeline.realise.load import check_can_run, dequantize_model, load_base_model, torch_device
-from pipeline.realise.outcome import facts, unchanged_text
+from pipeline.realise.outcome import check_changed, facts, unchanged_text
 
 if TYPE_CHECKING:
     from pipeline.run import Console
@@ -106,6 +106,7 @@ def realise(
         folded: list[Folded] = []
         for wanted in blueprint.folds:
             folded.append(fold(model, wanted, placement=placement))
+            check_changed(folded[-1].claimed, folded[-1].unchanged, wanted.adapters)
             model = folded[-1].model
             advance()
         if blueprint.adapters:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from pipeline.checkpoint.base import inspect_base
 from pipeline.errors import InputError
 from pipeline.memory import is_out_of_memory
 
-_AUTO_CLASSES: dict[Task, str] = {
+AUTO_CLASSES: dict[Task, str] = {
     "causal_lm": "AutoModelForCausalLM",
     "seq2seq_lm": "AutoModelForSeq2SeqLM",
     "sequence_classification": "AutoModelForSequenceClassification",
@@ -53,23 +53,37 @@ def load_base_model(base: Base, device: str, *, labels: int | None = None) -> Lo
     `labels` makes a classification head of that many rows, where the checkpoint brings none.
     Raises InputError when the checkpoint is missing, damaged or not a model of that task.
     """
+    model, report = from_pretrained(base, device, labels=labels)
+    check_shapes(base, report, labels)
+    _forget_trivial_device_map(model)
+    _forget_deserialization(model)
+    return LoadedBase(model.eval(), invented(report), frozenset(report["unexpected_keys"]))
+
+
+def from_pretrained(
+    base: Base, device: str, *, labels: int | None = None, **more: Any
+) -> tuple[Any, dict[str, Any]]:
+    """What transformers makes of a base, and its report; `more` goes to its `from_pretrained`.
+
+    Raises InputError for whatever transformers raises.
+    """
     import transformers
 
     found = inspect_base(base)
-    folder = found.source.fetch()
     try:
-        model, report = getattr(transformers, _AUTO_CLASSES[base.task]).from_pretrained(
-            str(folder),
+        model, report = getattr(transformers, AUTO_CLASSES[base.task]).from_pretrained(
+            str(found.source.fetch()),
             output_loading_info=True,
             local_files_only=True,
             dtype=_torch_dtype(base.dtype) or "auto",
             trust_remote_code=base.trust_remote_code,
             # None lets transformers fall back to pickles, which it reads with weights_only=True.
             use_safetensors=None if base.allow_pickle else True,
-            ignore_mismatched_sizes=True,  # told below, with names and shapes
+            ignore_mismatched_sizes=True,  # told by the caller, with names and shapes
             **_quantization(base.quantization, base.dtype or found.dtype),
             **_placement(base, device),
             **({} if labels is None else {"num_labels": labels}),
+            **more,
         )
     except Exception as error:  # a config that transformers does not check makes it raise anything
         if is_out_of_memory(error):
@@ -79,6 +93,14 @@ def load_base_model(base: Base, device: str, *, labels: int | None = None) -> Lo
             where=base.model,
             fix="check that the folder is complete, and the `task` and `trust_remote_code` of `load_base`",
         ) from error
+    return model, report
+
+
+def check_shapes(base: Base, report: Mapping[str, Any], labels: int | None) -> None:
+    """Raise InputError when transformers reports tensors of other shapes than the model's.
+
+    With `labels` those are the head's, which an adapter brings.
+    """
     mismatched = sorted(report["mismatched_keys"])
     if mismatched and labels is None:
         name, in_file, in_model = mismatched[0]
@@ -88,10 +110,11 @@ def load_base_model(base: Base, device: str, *, labels: int | None = None) -> Lo
             where=base.model,
             fix="check that config.json and weights belong together, and the `task` of `load_base`",
         )
-    _forget_trivial_device_map(model)
-    _forget_deserialization(model)
-    invented = frozenset([*report["missing_keys"], *(name for name, *_ in mismatched)])
-    return LoadedBase(model.eval(), invented, frozenset(report["unexpected_keys"]))
+
+
+def invented(report: Mapping[str, Any]) -> frozenset[str]:
+    """Names of parameters that transformers reports as filled with random numbers."""
+    return frozenset([*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])])
 
 
 def dequantize_model(model: Any, dtype: Dtype | None) -> Any:
