@@ -192,11 +192,11 @@ def test_a_base_that_is_saved_in_4_bit_is_not_quantized_again(folders: dict[str,
     config = {**LLAMA, "quantization_config": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}}
     shapes = {"a.weight": ("U8", (128, 1)), "a.weight.quant_state.bitsandbytes__nf4": ("U8", (8,))}
     make_base(Path("base"), config, shapes)
+    make_adapter(Path("adapter"), shapes={})
 
     (problem,) = problems(MERGE.format(**folders))
     assert problem.key == "load_base.quantization"
 
-    make_adapter(Path("adapter"), shapes={})
     made = plan(MERGE.format(**folders).replace("quantization: nf4, ", ""))
     assert made.states[0].blueprint is not None
     assert made.states[0].blueprint.base.quantization == Quantization("nf4", saved=True)

@@ -32,12 +32,28 @@ def nearest_model_type(kind: str) -> str:
 @cache
 def has_class(kind: str, name: str) -> bool:
     """Whether transformers' code has a class of that name (in any case: LLaMAForCausalLM is an old form)."""
-    folders = [_root() / "models" / kind, _root() / "models" / kind.replace("-", "_")]
-    text = "".join(f.read_text("utf-8") for d in folders for f in sorted(d.glob("modeling_*.py")))
-    if re.search(rf"^class {re.escape(name)}\b", text, re.MULTILINE | re.IGNORECASE):
+    if re.search(rf"^class {re.escape(name)}\b", _modeling(kind), re.MULTILINE | re.IGNORECASE):
         return True
     auto = (_root() / "models" / "auto" / "modeling_auto.py").read_text("utf-8")
     return f'"{name}"' in auto
+
+
+@cache
+def renames_tensors(kind: str) -> bool:
+    """Whether a load of this `model_type` may rename or fuse the tensors of the files.
+
+    transformers keeps its renamings under names of types and of classes, all in one file.
+    """
+    file = _root() / "conversion_mapping.py"
+    named = set(re.findall(r'"(\w+)"', file.read_text("utf-8"))) if file.is_file() else set()
+    classes = re.findall(r"^class (\w+)", _modeling(kind), re.MULTILINE)
+    return kind in named or not named.isdisjoint(classes)
+
+
+def _modeling(kind: str) -> str:
+    """The code of the models of a type."""
+    folders = {_root() / "models" / kind, _root() / "models" / kind.replace("-", "_")}
+    return "".join(f.read_text("utf-8") for d in folders for f in sorted(d.glob("modeling_*.py")))
 
 
 @cache

@@ -9,10 +9,11 @@ from typing import Annotated
 
 from pydantic import Field
 
+from pipeline.accounting.claims import claims_of
 from pipeline.blueprint import Adapter, Blueprint, State
 from pipeline.checkpoint.adapter import AdapterCheckpoint, inspect_adapter
 from pipeline.checkpoint.base import inspect_base
-from pipeline.checkpoint.fit import check_shapes, doubts_about_base
+from pipeline.checkpoint.fit import doubts_about_base
 from pipeline.checkpoint.pending import is_pending
 from pipeline.errors import InputError, Refused
 from pipeline.steps import step, step_settings
@@ -78,5 +79,5 @@ def _check_against_base(adapter: AdapterCheckpoint, blueprint: Blueprint) -> lis
         base = inspect_base(blueprint.base)
     except InputError:
         return []  # `load_base` has told of it
-    check_shapes(adapter, base)
+    claims_of(adapter, base)
     return doubts_about_base(adapter, blueprint.base, base)
