@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NoReturn
 from pipeline import __version__
 from pipeline.errors import (
     COMMAND_LINE,
+    InputError,
     MergelineError,
     Problem,
     RecipeError,
@@ -36,6 +37,7 @@ Declarative pipelines for the life of LoRA and QLoRA adapters.
   run RECIPE [key=value ...]    run a recipe
   plan RECIPE [key=value ...]   check it and say what it would do; reads no weights
   show RUN_DIR                  a finished run as a table
+  diff A B                      two checkpoints, tensor by tensor
   recipes                       the recipes that have a name
   steps [NAME]                  the steps, or one with its options and presets
   new NAME                      write a commented recipe to ./recipes/NAME.yaml
@@ -60,6 +62,14 @@ overrides name the step:
                                 (a DIR that holds an earlier run is used again: its manifest is replaced,
                                 its log continued, and models in it are kept unless a step says overwrite)
   'generate.prompts=["Hi, you"]'  text with commas or brackets is quoted twice
+"""
+
+DIFF_ABOUT = """\
+equal      the same bits
+relative   the norm of B - A over the norm of A
+rank       directions of B - A above what rounding to the dtype makes; counted up to 128
+
+exit codes: 0 equal; 1 different; 2 they cannot be compared
 """
 
 
@@ -265,6 +275,40 @@ def _show(words: list[str], quiet: bool, debug: bool) -> int:
     return DONE
 
 
+def _diff(words: list[str], quiet: bool, debug: bool) -> int:
+    parser = _parser(
+        "diff",
+        "What differs between two checkpoints (models or adapters), tensor by tensor.",
+        epilog=DIFF_ABOUT,
+    )
+    parser.add_argument("a", metavar="A", help="a folder, or an id on the Hub")
+    parser.add_argument("b", metavar="B", help="what to hold against it")
+    parser.add_argument("--all", action="store_true", help="a line for every tensor")
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    args = parser.parse_args(words)
+    from pipeline.proof.diff import compare_tensors
+    from pipeline.proof.tensors import find_tensors, total_bytes
+    from pipeline.report.problems import print_error
+    from pipeline.report.terminal import make_console
+
+    try:
+        a, b = find_tensors(args.a), find_tensors(args.b)
+        with make_console(quiet).bar("comparing", total_bytes(a), unit="B") as bar:
+            found = list(compare_tensors(a, b, bar.advance))
+    except InputError as error:
+        print_error(error)
+        return WRONG
+    equal = all(one.status == "equal" for one in found)
+    if args.json:
+        what = {"a": args.a, "b": args.b, "equal": equal, "tensors": [o.to_dict() for o in found]}
+        print(json.dumps(what, indent=2, ensure_ascii=False, allow_nan=False))
+    elif not quiet:
+        from pipeline.report.diff_table import print_diff
+
+        print_diff(found, every=args.all)
+    return DONE if equal else FAILED
+
+
 def _recipes(words: list[str], quiet: bool, debug: bool) -> int:
     _parser(
         "recipes", "The recipes that have a name: those in ./recipes, and the shipped ones."
@@ -355,6 +399,7 @@ _VERBS: dict[str, Callable[[list[str], bool, bool], int]] = {
     "run": _run,
     "plan": _plan,
     "show": _show,
+    "diff": _diff,
     "recipes": _recipes,
     "steps": _steps,
     "new": _new,

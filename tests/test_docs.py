@@ -151,14 +151,14 @@ def test_recipes_can_be_planned(block: Block, folder: Path) -> None:
 
 def with_stand_ins(request: Request) -> Recipe:
     """Load a recipe with local folders in place of the parameters that the request leaves as they are."""
-    recipe = jobs.load_request(request)
+    recipe = request.load()[0]
     said = {override.partition("=")[0] for override in request.overrides}
     changed = [
         f"params.{name}={STAND_INS.get(name, './train.jsonl')}"
         for name, value in recipe.params.items()
         if isinstance(value, str) and f"params.{name}" not in said
     ]
-    return jobs.load_request(replace(request, overrides=(*request.overrides, *changed)))
+    return replace(request, overrides=(*request.overrides, *changed)).load()[0]
 
 
 def test_the_readmes_recipe_is_the_shipped_one() -> None:
@@ -199,6 +199,8 @@ def works(
     if verb == "demo":  # tests/test_demo.py runs it
         assert not arguments
         return
+    if verb == "diff":
+        arguments = [word if word.startswith("-") else "./base" for word in arguments]
     if verb == "show":
         a_run(folder / arguments[0])
     assert cli.main([verb, *arguments]) == (cli.WRONG if wrong else cli.DONE)
