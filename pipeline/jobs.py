@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.errors import COMMAND_LINE, MergelineError, Problem, RecipeError
-from pipeline.recipe import load
 from pipeline.recipe.model import Recipe
 
 if TYPE_CHECKING:
@@ -33,9 +32,13 @@ class Outcome:
 
 def run_one(request: Request, *, quiet: bool = False) -> Manifest:
     """Run a recipe once. Raises RecipeError before anything is run when something is wrong."""
+    from pipeline.plan import make_plan
     from pipeline.recipe import hydra_app
+    from pipeline.report.terminal import make_console
+    from pipeline.run import run
 
-    recipe, plan = _planned(request)
+    recipe, asked = request.load()
+    plan = make_plan(recipe)
     if _says(request, "hydra.run.dir"):
         with _writing(recipe.run_dir):
             recipe.run_dir.mkdir(parents=True, exist_ok=True)
@@ -44,19 +47,9 @@ def run_one(request: Request, *, quiet: bool = False) -> Manifest:
         folder = claim(recipe.run_dir)
         if folder != recipe.run_dir:
             request = replace(request, overrides=(*request.overrides, f"hydra.run.dir={folder}"))
-            recipe, plan = _planned(request)
-    planned = (recipe, plan)
-
-    def task(config: Any) -> Manifest:
-        from pipeline.plan import make_plan
-        from pipeline.report.terminal import make_console
-        from pipeline.run import run
-
-        composed = hydra_app.recipe_of(config, request)
-        plan = planned[1] if composed == planned[0] else make_plan(composed)
-        return run(composed, plan, make_console(quiet))
-
-    result: Manifest = hydra_app.run(request, task)
+            recipe, asked = request.load()
+            plan = make_plan(recipe)
+    result: Manifest = hydra_app.run(asked, lambda _: run(recipe, plan, make_console(quiet)))
     return result
 
 
@@ -158,7 +151,7 @@ def _planned(request: Request) -> tuple[Recipe, Plan]:
 
 def load_request(request: Request) -> Recipe:
     """The recipe of a request for one run."""
-    return load(str(request.path.absolute()), request.overrides, config_dir=request.config_dir)
+    return request.load()[0]
 
 
 def _check_grid(request: Request) -> None:

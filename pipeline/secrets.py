@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -71,7 +71,11 @@ _ASSIGNED = re.compile(
 
 def redact_text(text: str) -> str:
     """The text with every secret in it replaced by `[hidden]`."""
-    for value in _environment():
+    return _redact_text(text, _environment())
+
+
+def _redact_text(text: str, environment: Sequence[str]) -> str:
+    for value in environment:
         text = text.replace(value, HIDDEN)
     text = _SHAPES.sub(HIDDEN, text)
     text = _IN_URL.sub(HIDDEN, text)
@@ -87,21 +91,22 @@ def redact(data: Any) -> Any:
     Under a name such as `password` or `hf_token` the value goes, whatever it is; everywhere else
     strings go through `redact_text`.
     """
+    return _redact(data, _environment())
+
+
+def _redact(data: Any, environment: Sequence[str]) -> Any:
     if isinstance(data, str):
-        return redact_text(data)
+        return _redact_text(data, environment)
     if isinstance(data, Mapping):
         return {
-            redact_text(key) if isinstance(key, str) else key: (
-                _hide(value) if _betrays(str(key), value) else redact(value)
+            _redact(key, environment): (
+                _hide(value) if _betrays(str(key), value) else _redact(value, environment)
             )
             for key, value in data.items()
         }
     if isinstance(data, list | tuple):
-        return (
-            type(data)(map(redact, data))
-            if type(data) in (list, tuple)
-            else [redact(v) for v in data]
-        )
+        clean = [_redact(value, environment) for value in data]
+        return tuple(clean) if type(data) is tuple else clean
     return data
 
 

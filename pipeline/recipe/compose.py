@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 import json
@@ -41,9 +42,31 @@ def search_path(recipe: Path, config_dir: Path | None = None) -> ConfigSearchPat
     return path
 
 
-def config_loader(recipe: Path, config_dir: Path | None = None) -> ConfigLoaderImpl:
-    """A Hydra config loader for one recipe file."""
-    return ConfigLoaderImpl(search_path(recipe, config_dir))
+class Loader(ConfigLoaderImpl):
+    """Hydra's loader of configs for one recipe file.
+
+    Composing takes a tenth of a second, and the check of a recipe asks for the same config as the run that
+    follows: it is composed once and handed out as copies.
+    """
+
+    def __init__(self, recipe: Path, config_dir: Path | None = None) -> None:
+        super().__init__(search_path(recipe, config_dir))
+        self._composed: dict[tuple[object, ...], DictConfig] = {}
+
+    def load_configuration(
+        self,
+        config_name: str | None,
+        overrides: list[str],
+        run_mode: RunMode,
+        from_shell: bool = True,
+        validate_sweep_overrides: bool = True,
+    ) -> DictConfig:
+        asked = (config_name, *overrides, run_mode, from_shell, validate_sweep_overrides)
+        if asked not in self._composed:
+            self._composed[asked] = super().load_configuration(
+                config_name, overrides, run_mode, from_shell, validate_sweep_overrides
+            )
+        return copy.deepcopy(self._composed[asked])
 
 
 COMPOSING_ERRORS = (HydraException, OmegaConfBaseException, ValueError, yaml.YAMLError)
@@ -51,7 +74,7 @@ COMPOSING_ERRORS = (HydraException, OmegaConfBaseException, ValueError, yaml.YAM
 
 
 @contextmanager
-def composed(loader: ConfigLoaderImpl, overrides: Sequence[str]) -> Iterator[DictConfig]:
+def composed(loader: Loader, overrides: Sequence[str]) -> Iterator[DictConfig]:
     """The composed config of one run, with Hydra's own settings in `hydra`, to be resolved inside."""
     config = loader.load_configuration(PRIMARY, list(overrides), RunMode.RUN)
     before = HydraConfig.instance().cfg
@@ -100,8 +123,5 @@ def _started() -> str:
 def _run_dir() -> str:
     """The folder of the run that is being composed or run, as Hydra will make it."""
     hydra = HydraConfig.get()
-    if hydra.mode == RunMode.MULTIRUN and not OmegaConf.is_missing(hydra.job, "num"):
-        folder = os.path.join(hydra.sweep.dir, hydra.sweep.subdir)
-    else:
-        folder = str(hydra.run.dir)
+    folder = str(hydra.run.dir)
     return os.path.abspath(folder) if hydra.job.chdir else folder

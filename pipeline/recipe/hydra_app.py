@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from pipeline.errors import COMMAND_LINE, Problem, RecipeError
 from pipeline.recipe import loading
-from pipeline.recipe.compose import COMPOSING_ERRORS, composed, search_path
+from pipeline.recipe.compose import COMPOSING_ERRORS, composed
 from pipeline.recipe.model import Recipe
 from pipeline.recipe.source import PRIMARY
 from pipeline.secrets import redact_text
@@ -37,15 +37,18 @@ class Request:
     overrides: tuple[str, ...] = ()
     config_dir: Path | None = None
 
+    def load(self) -> tuple[Recipe, loading.Asked]:
+        """The recipe for one run, and the same in Hydra's terms. Raises RecipeError."""
+        return loading.load_asked(self.path.absolute(), self.overrides, self.config_dir)
+
     def read(self, *, multirun: bool = False) -> loading.Asked:
         """The request in Hydra's terms. Raises RecipeError when file or command line are wrong."""
         asked = loading.read(self.path, self.overrides, self.config_dir, multirun=multirun)
         return asked.require_sound()
 
 
-def run(request: Request, task: Task) -> Any:
+def run(asked: loading.Asked, task: Task) -> Any:
     """Run one job, and return what `task` returned."""
-    overrides = request.read().overrides
     errors: list[Exception] = []
 
     def caught(config: DictConfig) -> Any:
@@ -54,8 +57,8 @@ def run(request: Request, task: Task) -> Any:
         except Exception as error:  # Hydra would print it in its own way before it raises it again
             errors.append(error)
 
-    with _hydra(request) as hydra:
-        done: JobReturn = hydra.run(PRIMARY, caught, overrides)
+    with _hydra(asked) as hydra:
+        done: JobReturn = hydra.run(PRIMARY, caught, asked.overrides)
     if errors:
         raise errors[0]
     return done.return_value
@@ -66,8 +69,9 @@ def multirun(request: Request, task: Task) -> list[Any]:
 
     With a sweeper that chooses its jobs itself, nothing is returned.
     """
-    with _hydra(request) as hydra:
-        overrides = [*request.read(multirun=True).overrides, "hydra.mode=MULTIRUN"]
+    asked = request.read(multirun=True)
+    with _hydra(asked) as hydra:
+        overrides = [*asked.overrides, "hydra.mode=MULTIRUN"]
         done = hydra.multirun(PRIMARY, task, overrides)
     batches = done if isinstance(done, list) else []
     return [job.return_value for batch in batches for job in batch if isinstance(job, JobReturn)]
@@ -113,7 +117,7 @@ def show_config(request: Request, kind: str, package: str | None, *, resolve: bo
     """Print the composed config: `job`, `hydra` or `all` of it."""
     asked = request.read()
     with (
-        _hydra(request) as hydra,
+        _hydra(asked) as hydra,
         _as_problems(),
         composed(asked.loader, asked.overrides) as config,
     ):
@@ -139,27 +143,26 @@ def _resolve(config: DictConfig, request: Request) -> None:
         OmegaConf.resolve(config)
     except COMPOSING_ERRORS:
         # Loading knows where it is wrong and what to do, and finds all the rest.
-        loading.load(str(request.path.absolute()), request.overrides, config_dir=request.config_dir)
+        request.load()
         raise
 
 
 def show_info(request: Request, what: str) -> None:
     """Print what Hydra knows: `defaults-tree`, `searchpath`, `plugins`, ..."""
-    overrides = request.read().overrides
+    asked = request.read()
     # Hydra logs it to standard output, where it can neither be redacted nor stop when nobody reads on.
     said = io.StringIO()
-    with _hydra(request) as hydra, _as_problems(), redirect_stdout(said):
-        hydra.show_info(what, PRIMARY, overrides)
+    with _hydra(asked) as hydra, _as_problems(), redirect_stdout(said):
+        hydra.show_info(what, PRIMARY, asked.overrides)
     print(redact_text(said.getvalue()), end="")
 
 
 @contextmanager
-def _hydra(request: Request) -> Iterator[Hydra]:
+def _hydra(asked: loading.Asked) -> Iterator[Hydra]:
     GlobalHydra.instance().clear()
     try:
-        with _as_problems():
-            path = search_path(request.path, request.config_dir)
-            hydra = Hydra.create_main_hydra2("mergeline", path)
+        hydra = Hydra("mergeline", asked.loader)
+        GlobalHydra.instance().initialize(hydra)
         yield hydra
     finally:
         GlobalHydra.instance().clear()

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.object_type import ObjectType
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -15,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pipeline.errors import COMMAND_LINE, Place, Problem, RecipeError
 from pipeline.recipe.check import check, make_recipe
 from pipeline.recipe.compile import NO_PRESET, Compiled
-from pipeline.recipe.compose import COMPOSING_ERRORS, composed, config_loader, fingerprint
+from pipeline.recipe.compose import COMPOSING_ERRORS, Loader, composed, fingerprint
 from pipeline.recipe.find import find_recipe
 from pipeline.recipe.model import Recipe
 from pipeline.recipe.overrides import Said, preset_problem, read_overrides
@@ -28,7 +27,7 @@ class Asked:
     """A recipe file and a command line, read and held against each other, but not composed."""
 
     compiled: Compiled
-    loader: ConfigLoaderImpl
+    loader: Loader
     said: tuple[Said, ...]
     presets: Mapping[str, str]
     """The preset of each step, by the step's id."""
@@ -53,12 +52,19 @@ def load(
 
     Raises RecipeError with every mistake of the file, its presets and the command line.
     """
-    asked = read(find_recipe(reference), overrides, config_dir)
+    return load_asked(find_recipe(reference), overrides, config_dir)[0]
+
+
+def load_asked(
+    path: Path, overrides: Sequence[str], config_dir: Path | None = None
+) -> tuple[Recipe, Asked]:
+    """Like `load`, and with it what the recipe was composed from, for Hydra to run it."""
+    asked = read(path, overrides, config_dir)
     if not asked.compiled.lines:
         raise RecipeError(_sorted(asked.problems))
     try:
         with composed(asked.loader, asked.overrides) as config:
-            return from_config(config, asked, overrides)
+            return from_config(config, asked, overrides), asked
     except COMPOSING_ERRORS:
         return _load_what_composes(asked, overrides)
 
@@ -69,7 +75,7 @@ def _load_what_composes(asked: Asked, overrides: Sequence[str]) -> Recipe:
     asked = replace(asked, said=tuple(said), problems=(*asked.problems, *wrong))
     try:
         with composed(asked.loader, asked.overrides) as config:
-            return from_config(config, asked, overrides)
+            return from_config(config, asked, overrides), asked
     except COMPOSING_ERRORS as error:
         problem = from_hydra(error, Place(asked.compiled.document.file))
         raise RecipeError(_sorted([*asked.problems, problem])) from error
@@ -85,7 +91,7 @@ def read(
         what = f"there is no folder {config_dir}"
         problems.append(Problem(what, None, "--config-dir", COMMAND_LINE))
         config_dir = None
-    loader = config_loader(path, config_dir)
+    loader = Loader(path, config_dir)
     searchpath = [item for item in overrides if item.startswith("hydra.searchpath=")]
     said, wrong = read_overrides(
         overrides, compiled, lambda group: _presets(loader, group, searchpath), multirun=multirun
@@ -106,7 +112,7 @@ def from_config(config: DictConfig, asked: Asked, overrides: Sequence[str]) -> R
     return make_recipe(asked.compiled, data, calls, places, overrides, fingerprint(config))
 
 
-def _presets(loader: ConfigLoaderImpl, group: str, searchpath: Sequence[str] = ()) -> list[str]:
+def _presets(loader: Loader, group: str, searchpath: Sequence[str] = ()) -> list[str]:
     try:
         names = loader.get_group_options(group, ObjectType.CONFIG, overrides=list(searchpath))
     except COMPOSING_ERRORS:  # the search path is wrong, which composing will say
@@ -115,7 +121,7 @@ def _presets(loader: ConfigLoaderImpl, group: str, searchpath: Sequence[str] = (
 
 
 def _check_presets(
-    loader: ConfigLoaderImpl, compiled: Compiled, said: Sequence[Said]
+    loader: Loader, compiled: Compiled, said: Sequence[Said]
 ) -> tuple[list[Said], dict[str, str], list[Problem]]:
     """The preset that each step ends up with. One that is wrong is replaced by none, so that composing
     goes on and finds the other mistakes."""
@@ -143,7 +149,7 @@ def _check_presets(
     return replaced, chosen, problems
 
 
-def _preset_files(loader: ConfigLoaderImpl, step: str, preset: str) -> list[Path]:
+def _preset_files(loader: Loader, step: str, preset: str) -> list[Path]:
     """The files of a preset: its own, after those of the presets that it names in its `defaults`."""
     files: list[Path] = []
     pending = [preset]
@@ -162,7 +168,7 @@ def _preset_files(loader: ConfigLoaderImpl, step: str, preset: str) -> list[Path
     return files
 
 
-def _composable(loader: ConfigLoaderImpl, said: Sequence[Said]) -> tuple[list[Said], list[Problem]]:
+def _composable(loader: Loader, said: Sequence[Said]) -> tuple[list[Said], list[Problem]]:
     """Leave out the overrides that only Hydra itself finds wrong, and say what it found."""
     try:
         with composed(loader, [item.text for item in said]):
@@ -205,7 +211,7 @@ def from_hydra(error: Exception, place: Place) -> Problem:
 
 
 def _places(
-    compiled: Compiled, loader: ConfigLoaderImpl, chosen: Mapping[str, str], said: Sequence[Said]
+    compiled: Compiled, loader: Loader, chosen: Mapping[str, str], said: Sequence[Said]
 ) -> dict[str, Place]:
     """Where each key of the composed config stands: preset files, then the recipe, then the command line."""
     places: dict[str, Place] = {}
