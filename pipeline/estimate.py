@@ -18,8 +18,6 @@ LIBRARIES = 700_000_000
 
 _KEPT_WHOLE = ("embed", "lm_head", "wte", "wpe", "embed_out")
 """Parts of the names of matrices that bitsandbytes leaves in full precision."""
-_FEW_FILES = 4
-"""A repository of the Hub with more files of weights than this is judged by their size alone."""
 
 
 def saved_bytes(blueprint: Blueprint, dtype: Dtype | None = None) -> int:
@@ -68,8 +66,7 @@ def _in_memory(blueprint: Blueprint, base: BaseCheckpoint, dtype: Dtype) -> int:
 def count_elements(base: BaseCheckpoint) -> tuple[int, int]:
     """Elements of the matrices that bitsandbytes would quantize, and of all other tensors."""
     saved = base.quantization
-    local = base.source.folder is not None
-    if base.pickle or not (local or len(base.weight_files) <= _FEW_FILES):
+    if base.pickle:
         total = base.weight_bytes // BYTES[base.dtype]
         if saved is not None:
             total = base.weight_bytes * (2 if saved.kind != "int8" else 1)

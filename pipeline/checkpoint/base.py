@@ -79,8 +79,8 @@ class BaseCheckpoint:
         if self.pickle:
             return {}
         found: dict[str, TensorInfo] = {}
-        for name in self.weights.files:
-            found.update(self.source.read_header(name).tensors)
+        for header in self.source.read_headers(self.weights.files):
+            found.update(header.tensors)
         return found
 
 

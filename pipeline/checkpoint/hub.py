@@ -67,7 +67,6 @@ def download(repo: str, commit: str, names: Sequence[str]) -> Path:
     return folders.pop()
 
 
-@cache
 def read_safetensors_header(repo: str, commit: str, name: str) -> bytes:
     """The first bytes of a safetensors file, to the end of its header, without fetching the rest."""
     from huggingface_hub import hf_hub_url, try_to_load_from_cache

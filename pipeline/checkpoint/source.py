@@ -7,7 +7,9 @@ import fnmatch
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ from pipeline.errors import InputError
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
 _READ = (".json", ".safetensors", ".bin", ".pt", ".model", ".txt", ".jinja", ".py")
 _MOST_FILES = 20_000
+_AT_ONCE = 16
+"""Requests to the Hub at a time: a base of 200 shards answers in seconds, and the Hub is not stormed."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +76,21 @@ class Source:
             return read_header(self.folder / name)
         assert self.repo is not None
         assert self.commit is not None
-        data = hub.read_safetensors_header(self.repo, self.commit, name)
-        return parse_header(data, size=self.files[name], where=self.where(name))
+        return _remote_header(self.repo, self.commit, name, self.files[name])
+
+    def read_headers(self, names: Sequence[str]) -> list[Header]:
+        """The headers of several files, in their order; those of the Hub are asked for side by side."""
+        if self.folder is not None:
+            return [self.read_header(name) for name in names]
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            return list(pool.map(self.read_header, names))
+
+
+@cache
+def _remote_header(repo: str, commit: str, name: str, size: int) -> Header:
+    """Kept for the process: at one commit, a file does not change."""
+    data = hub.read_safetensors_header(repo, commit, name)
+    return parse_header(data, size=size, where=f"{repo}/{name}")
 
 
 def is_path(reference: str) -> bool:

@@ -16,7 +16,14 @@ from typing import Any
 
 import pytest
 
-from tests.fixtures.folders import BASE_SHAPES, make_adapter, make_base, write_files
+from tests.fixtures.folders import (
+    BASE_SHAPES,
+    Shapes,
+    make_adapter,
+    make_base,
+    make_sharded_base,
+    write_files,
+)
 from tests.fixtures.hub import Hub, serve
 
 ASK = """
@@ -85,6 +92,24 @@ def test_a_base_is_described_without_fetching_its_weights(hub: Hub, tmp_path: Pa
     weights = [r for r in hub.requests if "model.safetensors" in r]
     assert len(weights) == 1, "one look at the header"
     assert weights[0].endswith("bytes=0-99999")
+
+
+def test_headers_of_many_shards_are_asked_for_side_by_side_and_once(tmp_path: Path) -> None:
+    shards: list[Shapes] = [{f"layers.{n}.weight": ("BF16", (4, 4))} for n in range(40)]
+    with serve({"owner/large": make_sharded_base(tmp_path / "large", shards)}) as hub:
+        hub.delay = 0.02
+        said = ask(
+            """
+            names = [sorted(inspect_base(Base("owner/large")).tensors) for _ in range(3)]
+            tell(names)
+            """,
+            tmp_path,
+            hub.url,
+        )
+
+    assert said == [sorted(name for shard in shards for name in shard)] * 3
+    assert len([r for r in hub.requests if r.endswith("bytes=0-99999")]) == 40
+    assert 4 < hub.at_once <= 16
 
 
 def test_what_a_load_needs_is_fetched_at_the_commit_and_nothing_else(
