@@ -1,13 +1,13 @@
-"""Text to train on and to measure with: plain text files, and JSON Lines with one example a line."""
+"""What to train on and to measure with: plain text files, and JSON Lines with one example a line."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pipeline.errors import InputError, Place
 
@@ -19,8 +19,16 @@ SHAPES: tuple[tuple[str, ...], ...] = (
     ("messages",),
     ("input", "target"),
     ("text", "label"),
+    ("question", "choices", "answer"),
+    ("prompt", "answer"),
 )
 """The sets of fields that an example may have."""
+
+Kind = Literal["text", "choices", "answer"]
+"""What an example is for: to be known well, to have its right choice found, to be answered."""
+
+MOST_TOLD = 20
+"""Wrong lines that are told one by one; whoever has more will see what they have in common."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +37,13 @@ class Record:
 
     fields: Mapping[str, Any]
     place: Place
+
+    @property
+    def kind(self) -> Kind:
+        """What the example is for; a text to know before an answer to give."""
+        if self.has("choices"):
+            return "choices"
+        return "answer" if set(self.fields) == {"prompt", "answer"} else "text"
 
     def has(self, *names: str) -> bool:
         """Whether the example has all of these fields."""
@@ -67,16 +82,47 @@ def read_records(path: Path, limit: int | None = None) -> list[Record]:
 
     A .txt file is one example with the field `text`. In a .jsonl file each line that is not blank is
     an object with one of the sets of fields in `SHAPES`; other fields are left out. Raises
-    InputError, with file and line, for the first line that is not.
+    InputError with every line that is not.
     """
     check_data_file(path)
-    records = list(islice(_examples(path), limit))
+    examples = list(islice(_examples(path), limit))
+    raise_together([e for e in examples if isinstance(e, InputError)], path)
+    records = [e for e in examples if isinstance(e, Record)]
     if not records:
         raise InputError("the data file holds no example", where=path, fix="write at least one")
     return records
 
 
-def _examples(path: Path) -> Iterator[Record]:
+def kind_of(records: Sequence[Record]) -> Kind:
+    """What the examples of a file are for. Raises InputError when it is not the same for all."""
+    first = records[0]
+    other = next((record for record in records if record.kind != first.kind), None)
+    if other is not None:
+        lines = [f"line {r.place.line} has {_names(r.fields)}" for r in (first, other)]
+        raise InputError(
+            f"its examples are of several kinds: {' and '.join(lines)}",
+            where=first.place.file,
+            fix="put each kind into a file of its own, and measure each with a step of its own",
+        )
+    return first.kind
+
+
+def raise_together(errors: Sequence[InputError], path: Path | str) -> None:
+    """Raise one error that tells all that is wrong with a data file; nothing when nothing is."""
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        told = [str(error).replace("\n", "\n    ") for error in errors[:MOST_TOLD]]
+        if len(errors) > MOST_TOLD:
+            told.append(f"and {len(errors) - MOST_TOLD} more")
+        raise InputError(
+            "\n    ".join([f"{len(errors)} examples are wrong:", *told]),
+            where=path,
+            fix="mend these lines, or take them out",
+        )
+
+
+def _examples(path: Path) -> Iterator[Record | InputError]:
     if path.suffix.lower() == ".txt":
         text = _decode(path.read_bytes(), Place(str(path)))
         if text.strip():
@@ -84,10 +130,18 @@ def _examples(path: Path) -> Iterator[Record]:
         return
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
-            place = Place(str(path), number)
-            text = _decode(line, place)
-            if text.strip():
-                yield Record(_fields(text, place), place)
+            example = _example(line, Place(str(path), number))
+            if example is not None:
+                yield example
+
+
+def _example(line: bytes, place: Place) -> Record | InputError | None:
+    """What a line holds, or what is wrong with it; None for a blank one."""
+    try:
+        text = _decode(line, place)
+        return _checked(Record(_fields(text, place), place)) if text.strip() else None
+    except InputError as error:
+        return error
 
 
 def _decode(raw: bytes, place: Place) -> str:
@@ -115,14 +169,63 @@ def _fields(line: str, place: Place) -> dict[str, Any]:
         )
     wanted = [shape for shape in SHAPES if all(value.get(name) is not None for name in shape)]
     if not wanted:
-        names = ", ".join(f"`{name}`" for name in value) or "nothing"
         shapes = "; ".join(" + ".join(f"`{name}`" for name in shape) for shape in SHAPES)
         raise InputError(
-            f"the example has the fields {names}", where=place, fix=f"it must have one of: {shapes}"
+            f"the example has the fields {_names(value)}",
+            where=place,
+            fix=f"it must have one of: {shapes}",
         )
-    if "messages" in value and ("messages",) in wanted:
-        _check_messages(value["messages"], place)
     return {name: value[name] for shape in wanted for name in shape}
+
+
+def _names(fields: Mapping[str, Any]) -> str:
+    return ", ".join(f"`{name}`" for name in fields) or "nothing"
+
+
+def _checked(record: Record) -> Record:
+    if record.has("messages"):
+        _check_messages(record.fields["messages"], record.place)
+    if record.kind == "choices":
+        _check_choices(record)
+    if record.kind == "answer":
+        record.text("prompt")
+        _check_answers(record.fields["answer"], record.place)
+    return record
+
+
+def _check_choices(record: Record) -> None:
+    choices, answer = record.fields["choices"], record.fields["answer"]
+    if not record.text("question").strip():
+        raise InputError("`question` is empty", where=record.place, fix="write the question")
+    right = isinstance(choices, list) and all(isinstance(c, str) and c.strip() for c in choices)
+    if not right or len({c.strip() for c in choices}) != len(choices) or len(choices) < 2:
+        raise InputError(
+            "`choices` must be a list of two or more different texts",
+            where=record.place,
+            fix='for example ["Paris", "Rome"]',
+        )
+    if answer not in (range(len(choices)) if type(answer) is int else choices):
+        raise InputError(
+            f"`answer` is none of the choices: {answer!r}",
+            where=record.place,
+            fix=f"give the text of the right one, or its number from 0 to {len(choices) - 1}",
+        )
+
+
+def _check_answers(answer: Any, place: Place) -> None:
+    known = answer if isinstance(answer, list) else [answer]
+    if not known or not all(isinstance(a, str) and a.strip() for a in known):
+        raise InputError(
+            "`answer` must be a text, or a list of texts of which any is right",
+            where=place,
+            fix='for example "Paris", or ["8", "eight"]',
+        )
+    if any(len(a.strip().splitlines()) > 1 for a in known):
+        raise InputError(
+            "`answer` has several lines, and only the first line that the model writes is compared",
+            where=place,
+            fix="ask for an answer of one line",
+        )
 
 
 def _check_messages(messages: Any, place: Place) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from pipeline.blueprint import Task
-from pipeline.data import Record
+from pipeline.data import Record, raise_together
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
@@ -40,52 +40,77 @@ class Encoded:
 
 
 def encode(
-    records: Iterable[Record],
+    records: Sequence[Record],
     tokenizer: Any,
     task: Task,
     max_length: int,
     *,
+    stride: int | None = None,
     count_prompt: bool = False,
     end_text: bool = False,
     classes: Mapping[str, int] | None = None,
 ) -> Encoded:
     """Tokenize records for a task.
 
+    A `text` longer than `max_length` becomes windows of that length, each `stride` tokens after the one
+    before; those that overlap count each token once, in the first window that holds it. By default
+    they do not overlap.
+
     The prompt of a pair, and every message before the last answer, get `IGNORED` labels unless
     `count_prompt`. A completion ends with the tokenizer's end-of-sequence token; a plain `text` does
     when `end_text`. `classes` maps the names of a classifier's labels to their indices. Raises
-    InputError, with file and line, for a record whose fields do not suit the task.
+    InputError, with file and line, for all records whose fields do not suit the task.
     """
+    causal = task not in ("sequence_classification", "seq2seq_lm")
     examples: list[Example] = []
+    wrong: list[InputError] = []
     cut = 0
     for record in records:
-        if task == "sequence_classification":
-            made = [_classified(record, tokenizer, classes or {})]
-        elif task == "seq2seq_lm":
-            made = [_translated(record, tokenizer)]
-        elif record.has("messages"):
-            made = [_chat(record, tokenizer, count_prompt)]
-        elif record.has("prompt", "completion"):
-            made = [_pair(record, tokenizer, count_prompt)]
-        elif record.has("text"):
-            examples += _pieces(record, tokenizer, max_length, end_text)
+        try:
+            example = _example(record, tokenizer, task, count_prompt, end_text, classes or {})
+        except InputError as error:
+            wrong.append(error)
             continue
+        if causal and not record.has("messages") and not record.has("prompt", "completion"):
+            examples += _windows(example, max_length, stride or max_length)
         else:
-            raise _unsuited(record, "`text`, `prompt` and `completion`, or `messages`")
-        cut += any(len(e.input_ids) > max_length for e in made)
-        examples += [_shortened(example, max_length, task) for example in made]
-    if task not in ("sequence_classification", "seq2seq_lm"):
+            cut += len(example.input_ids) > max_length
+            examples.append(_shortened(example, max_length, task))
+    if wrong:
+        raise_together(wrong, records[0].place.file)
+    if causal:
         examples = [e for e in examples if any(label != IGNORED for label in e.labels[1:])]
     return Encoded(tuple(examples), cut)
 
 
+def encode_continuation(
+    context: str, continuation: str, tokenizer: Any, task: Task, *, special: bool = True
+) -> Example:
+    """What follows a context, its tokens alone counting.
+
+    Both are tokenized as one text, because a token may depend on what stands before it. `special`
+    adds the tokenizer's special tokens, which a context in a chat template has already.
+    """
+    if task == "seq2seq_lm":
+        before = _ids(tokenizer, context, special=special)
+        return Example(tuple(before), tuple(_ids(tokenizer, continuation, special=False)))
+    before = _opened(tokenizer, context, special=special)
+    whole = _opened(tokenizer, context + continuation, special=special)
+    start = min(len(before), len(whole) - 1)
+    return Example(tuple(whole), (*[IGNORED] * start, *whole[start:]))
+
+
 def batches(
     examples: Sequence[Example], size: int, pad_id: int
-) -> Iterator[dict[str, torch.Tensor]]:
-    """Examples in groups of `size`, those of like length together, padded on the right."""
-    by_length = sorted(examples, key=lambda example: -len(example.input_ids))
+) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
+    """Examples in groups of `size`, those of like length together, padded on the right.
+
+    Each group comes with the indices of its examples.
+    """
+    by_length = sorted(range(len(examples)), key=lambda i: -len(examples[i].input_ids))
     for start in range(0, len(by_length), size):
-        yield pad(by_length[start : start + size], pad_id)
+        group = by_length[start : start + size]
+        yield group, pad([examples[i] for i in group], pad_id)
 
 
 def pad(examples: Sequence[Example], pad_id: int) -> dict[str, torch.Tensor]:
@@ -119,19 +144,56 @@ def _end(tokenizer: Any) -> list[int]:
     return [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
 
 
-def _pieces(record: Record, tokenizer: Any, max_length: int, end_text: bool) -> Iterator[Example]:
+def _opened(tokenizer: Any, text: str, *, special: bool) -> list[int]:
+    """Tokens of a text that is to go on: some tokenizers end every one."""
+    ids = _ids(tokenizer, text, special=special)
+    while ids and ids[-1:] == _end(tokenizer):
+        ids.pop()
+    return ids
+
+
+def _example(
+    record: Record,
+    tokenizer: Any,
+    task: Task,
+    count_prompt: bool,
+    end_text: bool,
+    classes: Mapping[str, int],
+) -> Example:
+    """The whole record, however long."""
+    if task == "sequence_classification":
+        return _classified(record, tokenizer, classes)
+    if task == "seq2seq_lm":
+        return _translated(record, tokenizer)
+    if record.has("messages"):
+        return _chat(record, tokenizer, count_prompt)
+    if record.has("prompt", "completion"):
+        return _pair(record, tokenizer, count_prompt)
+    if record.has("text"):
+        return _text(record, tokenizer, end_text)
+    raise _unsuited(record, "`text`, `prompt` and `completion`, or `messages`")
+
+
+def _text(record: Record, tokenizer: Any, end_text: bool) -> Example:
     ids = _ids(tokenizer, record.text("text"), special=True)
     if end_text and ids[-1:] != _end(tokenizer):
         ids += _end(tokenizer)
-    for start in range(0, len(ids), max_length):
-        piece = tuple(ids[start : start + max_length])
-        yield Example(piece, piece)
+    return Example(tuple(ids), tuple(ids))
+
+
+def _windows(example: Example, width: int, stride: int) -> Iterator[Example]:
+    seen = 0
+    for start in range(0, len(example.input_ids), stride):
+        end = start + width
+        labels = (*[IGNORED] * (seen - start), *example.labels[max(seen, start) : end])
+        yield Example(example.input_ids[start:end], labels)
+        if end >= len(example.input_ids):
+            return
+        seen = end
 
 
 def _pair(record: Record, tokenizer: Any, count_prompt: bool) -> Example:
-    prompt = _ids(tokenizer, record.text("prompt"), special=True)
-    while prompt and prompt[-1:] == _end(tokenizer):
-        prompt.pop()  # some tokenizers end every text, and the completion is to come
+    prompt = _opened(tokenizer, record.text("prompt"), special=True)
     completion = _ids(tokenizer, record.text("completion"), special=False) + _end(tokenizer)
     return _joined(prompt, completion, count_prompt)
 

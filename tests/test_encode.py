@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from pipeline.data import Record
-from pipeline.encode import IGNORED, Example, batches, encode, pad
+from pipeline.encode import IGNORED, Example, batches, encode, encode_continuation, pad
 from pipeline.errors import InputError, Place
 from tests.fixtures.models import build_tokenizer
 
@@ -38,6 +38,45 @@ def test_a_long_text_goes_into_pieces_that_lose_no_token(tokenizer: Any) -> None
     assert [i for e in encoded.examples for i in e.input_ids] == tokenizer(text)["input_ids"]
     assert max(len(e.input_ids) for e in encoded.examples) == 16
     assert encoded.cut == 0
+
+
+def test_windows_overlap_and_count_every_token_once_after_as_much_as_they_can(
+    tokenizer: Any,
+) -> None:
+    text = "attach the adapter, " * 9
+    ids = tokenizer(text)["input_ids"]
+    encoded = encode([record(text=text)], tokenizer, "causal_lm", 16, stride=5)
+    assert [i for e in encoded.examples for i in e.labels if i != IGNORED] == ids
+    first, *rest = encoded.examples
+    assert first.labels == tuple(ids[:16])
+    assert {e.labels.count(IGNORED) for e in rest} == {16 - 5}
+    assert all(
+        e.input_ids == tuple(ids[5 * n : 5 * n + 16]) for n, e in enumerate(encoded.examples)
+    )
+
+
+def test_a_text_that_ends_with_a_window_needs_no_further_one(tokenizer: Any) -> None:
+    text = "attach the adapter, " * 9
+    length = len(tokenizer(text)["input_ids"])
+    encoded = encode([record(text=text)], tokenizer, "causal_lm", length, stride=5)
+    assert len(encoded.examples) == 1
+
+
+def test_a_continuation_is_what_the_joint_text_has_more(tokenizer: Any) -> None:
+    example = encode_continuation(
+        "What is the capital of France?", " Paris", tokenizer, "causal_lm"
+    )
+    whole = tokenizer("What is the capital of France? Paris")["input_ids"]
+    assert example.input_ids == tuple(whole)
+    assert counted(tokenizer, example) == " Paris"
+
+
+def test_all_records_that_do_not_suit_the_task_are_named(tokenizer: Any) -> None:
+    records = [record(input="a", target="b"), record(text="a"), record(text=3)]
+    with pytest.raises(InputError, match="2 examples are wrong") as caught:
+        encode(records, tokenizer, "causal_lm", 64)
+    assert "`input`, `target`, which this model cannot use" in caught.value.what
+    assert "`text` must be text, got a number" in caught.value.what
 
 
 def test_only_the_completion_of_a_pair_counts_and_it_ends(tokenizer: Any) -> None:
@@ -123,5 +162,6 @@ def test_a_batch_is_padded_on_the_right() -> None:
 
 def test_batches_hold_every_example_once_like_lengths_together() -> None:
     examples = [Example(tuple(range(n)), tuple(range(n))) for n in (1, 9, 2, 8, 3)]
-    widths = [batch["input_ids"].shape for batch in batches(examples, 2, pad_id=0)]
-    assert [tuple(width) for width in widths] == [(2, 9), (2, 3), (1, 1)]
+    made = list(batches(examples, 2, pad_id=0))
+    assert [tuple(batch["input_ids"].shape) for _, batch in made] == [(2, 9), (2, 3), (1, 1)]
+    assert [places for places, _ in made] == [[1, 3], [4, 2], [0]]

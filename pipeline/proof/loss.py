@@ -16,6 +16,18 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Score:
+    """What a model makes of one example."""
+
+    likelihood: float
+    """Sum of the log-likelihoods of the tokens that count, in nats."""
+    counted: int
+    """Tokens, or for a classifier 1."""
+    right: int
+    """How many of them the model found likeliest."""
+
+
+@dataclass(frozen=True)
 class Loss:
     """Sum of the negative log-likelihood, in nats, over all that counted."""
 
@@ -48,7 +60,25 @@ def measure(
     pad_id: int,
     done: Callable[[float], object] = lambda examples: None,
 ) -> Loss:
-    """Loss over all examples, each token weighing the same; `done` is told of each batch.
+    """Loss over all examples, each token weighing the same; `done` is told of each batch."""
+    scores = score(model, task, examples, batch_size=batch_size, pad_id=pad_id, done=done)
+    return Loss(
+        -math.fsum(s.likelihood for s in scores),
+        sum(s.counted for s in scores),
+        sum(s.right for s in scores),
+    )
+
+
+def score(
+    model: Any,
+    task: Task,
+    examples: Sequence[Example],
+    *,
+    batch_size: int,
+    pad_id: int,
+    done: Callable[[float], object] = lambda examples: None,
+) -> list[Score]:
+    """Each example by itself, in their order; `done` is told of each batch.
 
     Log-likelihoods are taken in float32 and summed in float64, whatever the model computes in.
     """
@@ -57,21 +87,20 @@ def measure(
     device = input_device(model)
     if task == "sequence_classification" and model.config.get_text_config().pad_token_id is None:
         batch_size = 1  # the model could not tell where the text ends
-    total, counted, right = 0.0, 0, 0
-    for batch in batches(examples, batch_size, pad_id):
+    scores: dict[int, Score] = {}
+    for places, batch in batches(examples, batch_size, pad_id):
         batch = {name: tensor.to(device) for name, tensor in batch.items()}
         labels = batch["labels"] if task == "seq2seq_lm" else batch.pop("labels")
         with torch.inference_mode():
             logits = model(**batch).logits
-        for row, wanted in zip(*_aligned(logits, labels, task), strict=True):
+        for place, row, wanted in zip(places, *_aligned(logits, labels, task), strict=True):
             counts = wanted != IGNORED
             row, wanted = row[counts].float(), wanted[counts]
             likelihood = torch.log_softmax(row, dim=-1).gather(-1, wanted[:, None])
-            total -= likelihood.double().sum().item()
-            counted += int(counts.sum())
-            right += int((row.argmax(-1) == wanted).sum())
-        done(len(labels))
-    return Loss(total, counted, right)
+            right = int((row.argmax(-1) == wanted).sum())
+            scores[place] = Score(likelihood.double().sum().item(), len(wanted), right)
+        done(len(places))
+    return [scores[place] for place in range(len(examples))]
 
 
 def _aligned(

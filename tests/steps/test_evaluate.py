@@ -134,14 +134,16 @@ def test_data_that_an_earlier_step_will_write_is_not_looked_for(
     session.describe("evaluate", data=str(session.run.dir / "generate.jsonl"))
 
 
-def test_a_bad_line_is_named(
+def test_bad_lines_are_named_together_before_the_run(
     session: Session, write: Write, base_model: Callable[..., Path]
 ) -> None:
-    data = write("data.jsonl", '{"text": "a"}\n{"txt": "b"}\n')
+    data = write("data.jsonl", '{"text": "a"}\n{"txt": "b"}\n{"text": "c"')
     session.do("load_base", model=str(base_model("llama")))
-    with pytest.raises(InputError, match="`txt`") as caught:
-        session.do("evaluate", data=data)
-    assert caught.value.where == f"{data}:2"
+    with pytest.raises(Refused, match="2 examples are wrong") as caught:
+        session.describe("evaluate", data=data)
+    assert f"{data}:2: the example has the fields `txt`" in caught.value.what
+    assert f"{data}:3: not JSON" in caught.value.what
+    assert caught.value.key == "data"
 
 
 def test_a_model_of_speech_cannot_be_measured_on_text(

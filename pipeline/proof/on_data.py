@@ -1,0 +1,140 @@
+"""A live model measured on the examples of a data file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pipeline.blueprint import Task
+from pipeline.data import Kind, Record, kind_of
+from pipeline.encode import encode, pad_token
+from pipeline.errors import InputError
+from pipeline.proof.figures import Figures
+from pipeline.proof.loss import measure
+from pipeline.proof.tasks import answer, choose
+from pipeline.proof.write import Writer
+
+if TYPE_CHECKING:
+    from pipeline.realise.live import LiveModel
+    from pipeline.run import RunContext
+
+MOST_OF_A_TEXT = 2048
+"""Tokens of a window of text that nobody asked to be longer: at a context of 128k tokens and as many
+entries in the vocabulary, the logits of one window would take 60 GB."""
+
+MOST = 1 << 20
+"""Tokens at once where neither model nor tokenizer knows a limit: more than any has."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """How to measure; the settings of `evaluate` tell what each means."""
+
+    window: int | None
+    stride: int | None
+    batch_size: int
+    chat: bool
+    max_new_tokens: int
+
+
+def on_data(records: Sequence[Record], live: LiveModel, run: RunContext, way: Way) -> Figures:
+    """Measure what the examples, which are of one kind, are for. Raises InputError."""
+    kind = kind_for(records, live.blueprint.base.task)
+    if kind == "text":
+        return _know(records, live, run, way)
+    writer = Writer(live.model, live.tokenizer, live.blueprint.base.task)
+    if way.chat and not writer.has_chat_template:
+        raise InputError(
+            "the tokenizer has no chat template",
+            where=f"{run.step_id}.chat",
+            fix="remove `chat: true`, to send questions and prompts as they are",
+        )
+    window = window_of(live, way.window)
+    if kind == "choices":
+        with run.bar("evaluating", sum(len(r.fields["choices"]) for r in records)) as bar:
+            return choose(
+                records,
+                writer,
+                window=window,
+                chat=way.chat,
+                batch_size=way.batch_size,
+                done=bar.advance,
+            )
+    with run.bar("evaluating", len(records)) as bar:
+        return answer(
+            records,
+            writer,
+            window=window,
+            chat=way.chat,
+            max_new_tokens=way.max_new_tokens,
+            done=bar.advance,
+        )
+
+
+def kind_for(records: Sequence[Record], task: Task) -> Kind:
+    """What the examples of a file are for. Raises InputError where a model loaded for `task` is not."""
+    kind = kind_of(records)
+    if kind != "text" and task == "sequence_classification":
+        raise InputError(
+            "a classification model answers no questions",
+            where=records[0].place.file,
+            fix="give `text` and `label`, or load the base with `task: causal_lm`",
+        )
+    return kind
+
+
+def window_of(live: LiveModel, asked: int | None, most: int = MOST) -> int:
+    """Tokens at once: as asked, else as many as model and tokenizer know positions for, up to `most`.
+
+    Raises InputError when more are asked for than they know.
+    """
+    positions = getattr(live.model.config.get_text_config(), "max_position_embeddings", None)
+    known = (positions, live.tokenizer.model_max_length, MOST)
+    limit = min(n for n in known if isinstance(n, int) and n > 1)
+    if asked is not None and asked > limit:
+        raise InputError(
+            f"the model and its tokenizer know {limit} positions, and `window` is {asked}",
+            where=live.blueprint.base.model,
+            fix="lower `window`, or leave it out",
+        )
+    return asked or min(limit, most)
+
+
+def _know(records: Sequence[Record], live: LiveModel, run: RunContext, way: Way) -> Figures:
+    """How well the model knows texts, pairs, messages or labelled texts."""
+    task = live.blueprint.base.task
+    window = window_of(live, way.window, MOST_OF_A_TEXT)
+    stride = way.stride or window // 2
+    if stride >= window:
+        raise InputError(
+            f"windows of {window} tokens that are {stride} apart leave tokens without any before them",
+            where=f"{run.step_id}.stride",
+            fix="lower `stride`",
+        )
+    classes = dict(live.model.config.label2id or {})
+    encoded = encode(records, live.tokenizer, task, window, stride=stride, classes=classes)
+    if not encoded.examples:
+        raise InputError(
+            "no token of it can be measured: every example is a single token, or its prompt fills "
+            "`window`",
+            where=records[0].place.file,
+            fix="give longer texts, or raise `window`",
+        )
+    if encoded.cut:
+        run.warn(f"{encoded.cut} of {len(records)} examples were cut off at {window} tokens")
+    with run.bar("evaluating", len(encoded.examples)) as bar:
+        loss = measure(
+            live.model,
+            task,
+            encoded.examples,
+            batch_size=way.batch_size,
+            pad_id=pad_token(live.tokenizer),
+            done=bar.advance,
+        )
+    if task == "sequence_classification":
+        return Figures({"loss": loss.mean, "accuracy": loss.accuracy}, {"examples": loss.counted})
+    values = {"loss": loss.mean, "perplexity": loss.perplexity}
+    if task == "seq2seq_lm":
+        return Figures(values, {"tokens": loss.counted})
+    return Figures(values, {"tokens": loss.counted, "window": window, "stride": stride})
