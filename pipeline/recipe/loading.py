@@ -69,7 +69,7 @@ def load_asked(
         return _load_what_composes(asked, overrides)
 
 
-def _load_what_composes(asked: Asked, overrides: Sequence[str]) -> Recipe:
+def _load_what_composes(asked: Asked, overrides: Sequence[str]) -> tuple[Recipe, Asked]:
     """Hydra stops at the first mistake; find the others by leaving out what it cannot take."""
     said, wrong = _composable(asked.loader, asked.said)
     asked = replace(asked, said=tuple(said), problems=(*asked.problems, *wrong))
