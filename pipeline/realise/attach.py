@@ -36,8 +36,8 @@ _SHARED = ("vblora_vector_bank", ".tinylora_v.", ".unilora_theta_d.")
 """Parameters that stand once in the file and are seen again in every layer."""
 
 
-Parts = Mapping[str, Collection[str]]
-"""By an adapter's name in the model, names of those tensors in its file that are to be attached."""
+Parts = Mapping[Adapter, Collection[str]]
+"""Names of those tensors in the file of each adapter that are to be attached."""
 
 
 def attach(
@@ -57,7 +57,7 @@ def attach(
     """
     names = []
     for adapter in adapters:
-        only = None if parts is None else parts[adapter.name]
+        only = None if parts is None else parts[adapter]
         model = _attach_one(model, adapter, placement, trainable, only)
         names.append(adapter.name)
     if hasattr(model.base_model, "merge_and_unload"):  # else it is a prompt, and active
@@ -82,6 +82,16 @@ def adapter_tensors(
                 fix="the training diverged or the file is damaged: use an earlier checkpoint of it",
             )
     return tensors
+
+
+def unclaimed(adapter: Adapter, names: list[str], modules: list[str]) -> MergeError:
+    """The error for tensors of an adapter that none of the base's `modules` takes."""
+    near = difflib.get_close_matches(_module_of(names[0]), modules, n=2, cutoff=0.0)
+    return MergeError(
+        f"nothing in the base takes {_some(names)}; nearest in the base: {', '.join(near)}",
+        where=adapter.path,
+        fix="attach it to the base and the `task` that it was trained on",
+    )
 
 
 def tensor_names(adapter: Adapter) -> set[str]:
@@ -147,9 +157,9 @@ def _attach_one(
         raise _as_merge_error(error, adapter) from error
     if model.peft_config[adapter.name].is_prompt_learning:
         return model  # its few tensors belong to no module of the base, and PEFT checks them itself
-    unclaimed = [name for name in result.unexpected_keys if _plain_name(name) not in tensors]
-    if unclaimed:
-        raise _unclaimed(adapter, unclaimed, plain)
+    lost = [name for name in result.unexpected_keys if _plain_name(name) not in tensors]
+    if lost:
+        raise unclaimed(adapter, lost, plain)
     missing = _missing(model, adapter.name, result.missing_keys)
     if missing:
         raise _lacks(adapter, missing)
@@ -167,7 +177,10 @@ def _as_checked(
     of other versions.
     """
     with tempfile.TemporaryDirectory(prefix="mergeline-") as folder:
-        (Path(folder) / CONFIG).write_text(json.dumps(dict(found.config)), encoding="utf-8")
+        config = dict(found.config)
+        if tensors is not None and not any("trainable_tokens" in name for name in tensors):
+            config.pop("trainable_token_indices", None)  # PEFT insists on the embedding
+        (Path(folder) / CONFIG).write_text(json.dumps(config), encoding="utf-8")
         if tensors is None:
             weights = found.source.fetch() / found.weights
             (Path(folder) / found.weights).symlink_to(weights.resolve())
@@ -249,15 +262,6 @@ def _lacks(adapter: Adapter, names: list[str]) -> MergeError:
         f"the adapter's file lacks {_some(names)}, so that part of it was never trained",
         where=adapter.path,
         fix="its adapter_config.json does not belong to its weights, or to this base",
-    )
-
-
-def _unclaimed(adapter: Adapter, names: list[str], modules: list[str]) -> MergeError:
-    near = difflib.get_close_matches(_module_of(names[0]), modules, n=2, cutoff=0.0)
-    return MergeError(
-        f"nothing in the base takes {_some(names)}; nearest in the base: {', '.join(near)}",
-        where=adapter.path,
-        fix="attach it to the base and the `task` that it was trained on",
     )
 
 

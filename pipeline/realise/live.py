@@ -94,8 +94,8 @@ def realise(
     stages = 1 + blueprint.dequantize + len(blueprint.folds) + bool(blueprint.adapters)
     with console.bar("building the model", stages) if console else nullcontext() as bar:
         advance = bar.advance if bar else _nothing
-        loaded = load_base_model(blueprint.base, torch_device(device), labels=_labels(blueprint))
-        _check_invented(blueprint, loaded.invented)
+        loaded = load_base_model(blueprint.base, torch_device(device), labels=labels_of(blueprint))
+        check_invented(blueprint, loaded.invented)
         model = loaded.model
         advance()
         if blueprint.dequantize:
@@ -132,7 +132,7 @@ def _facts(folded: list[Folded]) -> dict[str, int]:
     return facts(claimed, sum(len(done.unchanged) for done in folded))
 
 
-def _labels(blueprint: Blueprint) -> int | None:
+def labels_of(blueprint: Blueprint) -> int | None:
     """Rows of the classification head that an adapter brings; None where the base's config decides."""
     if blueprint.base.task not in ("sequence_classification", "token_classification"):
         return None
@@ -146,7 +146,7 @@ def _labels(blueprint: Blueprint) -> int | None:
     return rows.pop() if len(rows) == 1 else None
 
 
-def _check_invented(blueprint: Blueprint, invented: frozenset[str]) -> None:
+def check_invented(blueprint: Blueprint, invented: frozenset[str]) -> None:
     """Refuse random parameters, such as a classification head, that no adapter replaces."""
     if not invented or not blueprint.all_adapters:
         return

@@ -45,6 +45,11 @@ def untie(group: TiedGroup) -> None:
         setattr(owner, leaf, own)
 
 
+def set_parameter(model: Any, name: str, parameter: torch.nn.Parameter) -> None:
+    """Put a parameter in the place of a dotted name."""
+    setattr(_owner(model, name), name.rpartition(".")[2], parameter)
+
+
 def settle_ties(model: Any, groups: list[TiedGroup]) -> None:
     """After a fold: tie again what is equal in bits, and let the config say what is not."""
     tied = [_settle(model, group) for group in groups]
@@ -71,7 +76,7 @@ def _settle(model: Any, group: TiedGroup) -> bool:
     # stay shared where the config goes on to say that it is.
     if all_equal or _always_tied(model.config):
         for name in equal:
-            setattr(_owner(model, name), name.rpartition(".")[2], first)
+            set_parameter(model, name, first)
     return all_equal
 
 
