@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
-import secrets
 import shutil
 import stat
 from collections.abc import Iterator, Sequence
@@ -17,11 +15,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.blueprint import Blueprint, State
+from pipeline.checkpoint.beside import beside, leftovers
+from pipeline.checkpoint.journal import FILE_NAME as JOURNAL
+from pipeline.checkpoint.journal import has_finished, tidy
 from pipeline.checkpoint.lock import only_writer
 from pipeline.checkpoint.rename import exchange, rename_new
 from pipeline.checkpoint.source import is_path
 from pipeline.checkpoint.textjson import parse_object
-from pipeline.errors import InputError, OutputError, Refused
+from pipeline.errors import InputError, MergelineError, OutputError, Refused
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -98,8 +99,10 @@ def input_folders(blueprint: Blueprint) -> list[Path]:
 def publishing(path: Path, *, overwrite: bool) -> Iterator[Path]:
     """A folder to write into, which becomes `path` when the block ends well.
 
-    When the block raises, what it wrote is removed and `path` is as it was. Raises OutputError when the
-    target may not be written, another run is writing it, or the disk is full.
+    When the block raises, `path` is as it was, and what the block wrote is removed, save for files that
+    its journal holds finished: they are kept for the same work to go on with, unless the error is one of
+    ours. Raises OutputError when the target may not be written, another run is writing it, or the disk is
+    full.
     """
     path = path.expanduser().absolute()
     try:
@@ -109,28 +112,31 @@ def publishing(path: Path, *, overwrite: bool) -> Iterator[Path]:
     with only_writer(path):
         _clear_leftovers(path)
         check_target(path, overwrite=overwrite, inputs=())
-        partial = _beside(path, "partial")
+        partial = beside(path, "partial")
         try:
             partial.mkdir()
             yield partial
             _finish(partial)
             check_target(path, overwrite=overwrite, inputs=())  # it may have come up meanwhile
             if path.exists():
-                exchange(partial, path, aside=_beside(path, "replaced"))
+                exchange(partial, path, aside=beside(path, "replaced"))
             else:
                 rename_new(partial, path)
             _sync(path.parent)
-        except Exception as error:
-            if _disk_full(error):
-                raise _as_output_error(error, path) from error
+        except BaseException as error:
+            kept = not isinstance(error, MergelineError) and tidy(partial)
+            if not kept:
+                shutil.rmtree(partial, ignore_errors=True)
+            if isinstance(error, Exception) and _disk_full(error):
+                raise _as_output_error(error, path, kept=partial if kept else None) from error
             raise
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+        for left in leftovers(path, "partial"):  # the old folder, and what nobody went on with
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def write_atomic(path: Path, text: str) -> None:
     """Write a file so that a reader, or a crash, sees the old text or the new one and nothing between."""
-    partial = _beside(path, "partial")
+    partial = beside(path, "partial")
     try:
         with open(partial, "x", encoding="utf-8") as file:
             file.write(text)
@@ -187,25 +193,16 @@ def _check_writable(path: Path) -> None:
         )
 
 
-def _beside(path: Path, kind: str) -> Path:
-    return path.with_name(f".{path.name}.{kind}-{secrets.token_hex(4)}")
-
-
 def _clear_leftovers(path: Path) -> None:
     """What a killed run left beside the target. The lock is held, so nobody is writing these."""
-    for aside in _leftovers(path, "replaced"):
+    for aside in leftovers(path, "replaced"):
         if path.exists():
             shutil.rmtree(aside, ignore_errors=True)
         else:
             aside.rename(path)
-    for partial in _leftovers(path, "partial"):
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _leftovers(path: Path, kind: str) -> list[Path]:
-    """Folders that `_beside` named."""
-    name = re.compile(rf"\.{re.escape(path.name)}\.{kind}-[0-9a-f]{{8}}")
-    return sorted(entry for entry in path.parent.iterdir() if name.fullmatch(entry.name))
+    for partial in leftovers(path, "partial"):
+        if not has_finished(partial):
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def _finish(folder: Path) -> None:
@@ -217,6 +214,8 @@ def _finish(folder: Path) -> None:
             path.chmod(stat.S_IMODE(path.stat().st_mode) | allowed)
             _sync(path)
         _sync(Path(parent))
+    (folder / JOURNAL).unlink(missing_ok=True)
+    _sync(folder)
 
 
 def _sync(path: Path) -> None:
@@ -234,10 +233,12 @@ def _disk_full(error: BaseException) -> bool:
     return any(f"os error {number}" in str(error) for number in _FULL)
 
 
-def _as_output_error(error: BaseException, path: Path) -> OutputError:
+def _as_output_error(error: BaseException, path: Path, *, kept: Path | None = None) -> OutputError:
+    """`kept` is the partial folder, where it holds what the same run can go on from."""
     if _disk_full(error):
+        left = f"; what is finished stays in {kept}, for the same run to go on" if kept else ""
         return OutputError(
-            "the disk is full; nothing was left under the output's name",
+            f"the disk is full; nothing was left under the output's name{left}",
             where=path,
             fix=f"free some space on the disk of {path.parent}, or write elsewhere",
         )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,8 @@ class Written:
     tensors: int
     dtype: str
     """As config.json says it."""
+    hashes: Mapping[str, str] = field(default_factory=dict)
+    """Of the weight files by name, where they were taken while the files were written."""
 
 
 def write_model(
@@ -40,6 +43,7 @@ def write_model(
     from pipeline.checkpoint.base import inspect_base
     from pipeline.checkpoint.card import write_card
     from pipeline.checkpoint.companions import copy_companions
+    from pipeline.checkpoint.journal import clear_leftovers
 
     blueprint = run.blueprint
     choice = choose(blueprint, dtype, run.recipe.engine, fetch=True)
@@ -47,9 +51,15 @@ def write_model(
         from pipeline.realise.stream import stream_weights
 
         run.release()
-        size = stream_weights(run, choice.work, folder, max_shard_bytes=parse_size(max_shard_size))
-        written = Written(size, len(choice.work.tensors), choice.work.base.dtype)
+        files = stream_weights(run, choice.work, folder, max_shard_bytes=parse_size(max_shard_size))
+        written = Written(
+            sum(file.bytes for file in files),
+            len(choice.work.tensors),
+            choice.work.base.dtype,
+            {file.name: file.blake3 for file in files},
+        )
     else:
+        clear_leftovers(folder)  # only a stream goes on with them
         live = run.live()
         if live.invented:
             raise InputError(

@@ -60,5 +60,5 @@ def _(settings: SaveSettings, run: RunContext) -> None:
         written = write_model(
             run, folder, dtype=settings.dtype, max_shard_size=settings.max_shard_size
         )
-    run.made(Path(settings.path))
+    run.made(Path(settings.path), written.hashes)
     run.metrics({"bytes": written.bytes, "tensors": written.tensors})

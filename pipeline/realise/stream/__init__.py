@@ -8,24 +8,35 @@ from typing import TYPE_CHECKING
 
 from pipeline.accounting.direct import Work
 from pipeline.accounting.layout import index_of, lay_out
+from pipeline.checkpoint.journal import Finished
 from pipeline.realise.outcome import check_changed, facts, unchanged_text
 from pipeline.realise.stream.engine import write_shards
+from pipeline.realise.stream.resume import check_unchanged, identities, resume
 
 if TYPE_CHECKING:
     from pipeline.run import RunContext
 
 
-def stream_weights(run: RunContext, work: Work, folder: Path, *, max_shard_bytes: int) -> int:
-    """Write the weights, their index and the config into an existing folder; returns the weights' bytes.
+def stream_weights(
+    run: RunContext, work: Work, folder: Path, *, max_shard_bytes: int
+) -> list[Finished]:
+    """Write the weights, their index and the config into a folder that `publishing` gave.
+
+    Returns the files of weights. Those that an earlier run finished of the same work are not written again.
 
     Raises MergeError when a merged value is not finite, or when the merge changes nothing.
     """
     shards = lay_out(work.tensors, max_shard_bytes)
-    with run.bar("merging", sum(t.bytes for t in work.tensors), unit="B") as bar:
-        done = write_shards(shards, folder, safe=work.safe, advance=bar.advance)
+    inputs = identities(run, work)
+    journal = resume(run, folder, shards, inputs)
+    rest = [shard for shard in shards if shard.name not in journal.finished]
+    with run.bar("merging", sum(t.bytes for s in rest for t, _ in s.tensors), unit="B") as bar:
+        write_shards(rest, folder, safe=work.safe, advance=bar.advance, finished=journal.add)
+    check_unchanged(inputs)
+    changed = {key for entry in journal.finished.values() for key in entry.changed}
     claimed = [tensor.key.removesuffix(".weight") for tensor in work.folded]
     if claimed:
-        unchanged = [name for name in claimed if f"{name}.weight" not in done.changed]
+        unchanged = [name for name in claimed if f"{name}.weight" not in changed]
         check_changed(claimed, unchanged, run.blueprint.all_adapters)
         run.metrics(facts(len(claimed), len(unchanged)))
         if unchanged:
@@ -33,7 +44,7 @@ def stream_weights(run: RunContext, work: Work, folder: Path, *, max_shard_bytes
     if len(shards) > 1:
         (folder / "model.safetensors.index.json").write_text(index_of(shards), encoding="utf-8")
     _write_config(work, folder)
-    return sum(shard.size for shard in shards)
+    return list(journal.finished.values())
 
 
 def _write_config(work: Work, folder: Path) -> None:

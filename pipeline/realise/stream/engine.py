@@ -13,26 +13,21 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.accounting.layout import Shard, Tensor
+from pipeline.checkpoint.journal import Finished
 from pipeline.realise.stream.files import Files
 from pipeline.realise.stream.ranges import ChangedRows, Copied, ranges
 from pipeline.realise.stream.rows import Advance, change_rows
+from pipeline.realise.stream.sealing import Sealing
 
 BLOCK = 1 << 20
 """Bytes that go through a buffer at a time."""
 Make = Callable[[Sequence[Tensor]], Iterable[tuple[str, memoryview]]]
 """Makes the tensors that come from no file, in any order: their keys and bytes."""
-
-
-@dataclass(frozen=True)
-class Done:
-    """What became of the weights."""
-
-    changed: frozenset[str]
-    """Keys of the tensors that have other bits than the base's."""
+Wrote = Callable[[str, int, int], None]
+"""Told of each range that is written: the file's name, the first byte and the length."""
 
 
 def write_shards(
@@ -41,44 +36,64 @@ def write_shards(
     *,
     safe: bool,
     advance: Advance,
+    finished: Callable[[Finished], None],
     make: Make | None = None,
     threads: int | None = None,
-) -> Done:
-    """Write all files of the output into an existing folder.
+) -> None:
+    """Write files of the output into an existing folder.
 
-    `make` is asked, in this thread, for the tensors that have no base. `advance` is told of bytes written,
-    from any thread. Raises MergeError, naming the tensor, when a merged value is NaN or infinite and `safe`;
-    InputError when a file of the input ends too early.
+    `finished` is told of each file once it is complete, hashed and on disk, one after the other, from
+    another thread. `make` is asked, in this thread, for the tensors that have no base. `advance` is told of
+    bytes written, from any thread. Raises MergeError, naming the tensor, when a merged value is NaN or
+    infinite and `safe`; InputError when a file of the input ends too early.
     """
-    stop, tell = threading.Event(), threading.Lock()
+    stop, tell, worker = threading.Event(), threading.Lock(), threading.local()
+    by_name = {shard.name: shard for shard in shards}
     changed: set[str] = set()
 
     def told(count: float) -> None:
         with tell:
             advance(count)
 
-    with _opened(shards, folder) as files, ThreadPoolExecutor(threads or default_threads()) as pool:
-        worker = threading.local()
+    def buffer() -> memoryview:
+        if not hasattr(worker, "buffer"):
+            worker.buffer = memoryview(bytearray(BLOCK))
+        return worker.buffer  # type: ignore[no-any-return]
+
+    def sealed(name: str, digest: str) -> None:
+        keys = tuple(t.key for t, _ in by_name[name].tensors if t.key in changed)
+        finished(Finished(name, by_name[name].size, digest, keys))
+
+    with (
+        _opened(shards, folder) as files,
+        Sealing(files.outputs, {shard.name: shard.size for shard in shards}, sealed) as sealing,
+        ThreadPoolExecutor(threads or default_threads()) as pool,
+    ):
+
+        def wrote(name: str, at: int, length: int) -> None:
+            sealing.wrote(name, at, length, buffer())
 
         def do(item: Copied | ChangedRows) -> None:
             if stop.is_set():
                 return
-            if not hasattr(worker, "buffer"):
-                worker.buffer = memoryview(bytearray(BLOCK))
             if isinstance(item, Copied):
-                _copy(item, files, worker.buffer, told)
-            elif change_rows(item, files, worker.buffer, told, safe=safe):
+                _copy(item, files, buffer(), told)
+            elif change_rows(item, files, buffer(), told, safe=safe):
                 changed.add(item.tensor.key)
+            wrote(item.target, item.at, item.bytes)
 
-        futures = [pool.submit(do, item) for item in ranges(shards)]
         try:
+            for shard in shards:
+                files.write(shard.name, memoryview(shard.header), 0)
+                wrote(shard.name, 0, len(shard.header))
+            futures = [pool.submit(do, item) for item in ranges(shards)]
             if make is not None:
-                _write_made(shards, make, files, told)
+                _write_made(shards, make, files, told, wrote)
             for future in wait(futures, return_when=FIRST_EXCEPTION).done:
                 future.result()
+            sealing.wait()
         finally:
             stop.set()
-    return Done(frozenset(changed))
 
 
 def default_threads() -> int:
@@ -88,7 +103,7 @@ def default_threads() -> int:
 
 @contextmanager
 def _opened(shards: Sequence[Shard], folder: Path) -> Iterator[Files]:
-    """The inputs, and the outputs in their full length, with their headers."""
+    """The inputs, and the outputs in their full length."""
     with ExitStack() as stack:
 
         def opened(path: Path, mode: str) -> int:
@@ -96,20 +111,24 @@ def _opened(shards: Sequence[Shard], folder: Path) -> Iterator[Files]:
 
         paths = {t.base.file for shard in shards for t, _ in shard.tensors if t.base is not None}
         inputs = {path: opened(path, "rb") for path in paths}
-        outputs = {shard.name: opened(folder / shard.name, "xb") for shard in shards}
+        outputs = {shard.name: opened(folder / shard.name, "x+b") for shard in shards}
         files = Files(inputs, outputs, {name: threading.Lock() for name in outputs})
         for shard in shards:
             os.truncate(outputs[shard.name], shard.size)
-            files.write(shard.name, memoryview(shard.header), 0)
         yield files
 
 
-def _write_made(shards: Sequence[Shard], make: Make, files: Files, advance: Advance) -> None:
+def _write_made(
+    shards: Sequence[Shard], make: Make, files: Files, advance: Advance, wrote: Wrote
+) -> None:
     places = {t.key: (s.name, at, t) for s in shards for t, at in s.tensors if t.base is None}
+    if not places:
+        return
     for key, data in make([tensor for _, _, tensor in places.values()]):
         name, at, tensor = places.pop(key)
         assert len(data) == tensor.bytes, key
         files.write(name, data, at)
+        wrote(name, at, len(data))
         advance(len(data))
     assert not places, f"nothing made {next(iter(places))}"
 

@@ -5,8 +5,10 @@ A range is a run of bytes that is only copied, or some rows of one weight that a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import chain, zip_longest
 from pathlib import Path
 
 from pipeline.accounting.layout import Shard, Stored, Tensor
@@ -15,6 +17,8 @@ from pipeline.realise.stream.tiles import ROWS
 COPIED_AT_ONCE = 64 << 20
 CHANGED_AT_ONCE = 16 << 20
 """Bytes of one range: enough that threads seldom ask for the next, few enough that they end together."""
+ABREAST = 2
+"""Files that are written at a time. The kernel lets one thread into a file; a third file brings nothing."""
 
 
 @dataclass(frozen=True)
@@ -27,10 +31,15 @@ class Copied:
     at: int
     length: int
 
+    @property
+    def bytes(self) -> int:
+        """In the output."""
+        return self.length
+
 
 @dataclass(frozen=True)
 class ChangedRows:
-    """Some rows of a weight that is taken through 4 bits, or that deltas are added to, or both."""
+    """Some rows of a tensor that is changed on its way."""
 
     tensor: Tensor
     first: int
@@ -45,31 +54,46 @@ class ChangedRows:
         return self.tensor.base
 
     @property
+    def columns(self) -> int:
+        return math.prod(self.tensor.form.shape[1:])
+
+    @property
+    def bytes(self) -> int:
+        """In the output."""
+        return self.count * self.row_bytes
+
+    @property
     def row_bytes(self) -> int:
+        """In the output."""
         return self.tensor.bytes // self.tensor.form.shape[0]
 
 
-def ranges(shards: Iterable[Shard]) -> list[Copied | ChangedRows]:
-    """All that is to be written, the longest first."""
-    return sorted(_ranges(shards), key=_length, reverse=True)
+def ranges(shards: Iterable[Shard]) -> Iterator[Copied | ChangedRows]:
+    """All that is to be written, file after file, and of `ABREAST` files in turns.
+
+    Files that are finished early are hashed and on disk while others are written, and outlive a kill.
+    """
+    waiting = iter(shards)
+    lanes = [chain.from_iterable(map(_ranges, waiting)) for _ in range(ABREAST)]
+    for abreast in zip_longest(*lanes):
+        yield from filter(None, abreast)
 
 
-def _ranges(shards: Iterable[Shard]) -> Iterator[Copied | ChangedRows]:
-    for shard in shards:
-        run: Copied | None = None
-        for tensor, at in shard.tensors:
-            if tensor.base is None:
-                continue
-            if not tensor.copied:
-                yield from _rows(tensor, shard.name, at)
-                continue
-            here = Copied(tensor.base.file, tensor.base.info.start, shard.name, at, tensor.bytes)
-            if run and _continues(run, here):
-                run = replace(run, length=run.length + here.length)
-            else:
-                yield from _split(run)
-                run = here
-        yield from _split(run)
+def _ranges(shard: Shard) -> Iterator[Copied | ChangedRows]:
+    run: Copied | None = None
+    for tensor, at in shard.tensors:
+        if tensor.base is None:
+            continue
+        if not tensor.copied:
+            yield from _rows(tensor, shard.name, at)
+            continue
+        here = Copied(tensor.base.file, tensor.base.info.start, shard.name, at, tensor.bytes)
+        if run and _continues(run, here):
+            run = replace(run, length=run.length + here.length)
+        else:
+            yield from _split(run)
+            run = here
+    yield from _split(run)
 
 
 def _continues(run: Copied, after: Copied) -> bool:
@@ -97,7 +121,3 @@ def _rows(tensor: Tensor, target: str, at: int) -> Iterator[ChangedRows]:
     for first in range(0, rows, step):
         count = min(step, rows - first)
         yield ChangedRows(tensor, first, count, target, at + first * row_bytes)
-
-
-def _length(item: Copied | ChangedRows) -> int:
-    return item.length if isinstance(item, Copied) else item.count * item.row_bytes

@@ -12,7 +12,9 @@ import pytest
 
 from pipeline.accounting.layout import Delta, Shard, Stored, Tensor, index_of, lay_out, parse_size
 from pipeline.blueprint import Quantization
+from pipeline.checkpoint.hashes import hash_file
 from pipeline.checkpoint.headers import read_header
+from pipeline.checkpoint.journal import Finished
 from pipeline.errors import InputError, MergeError
 from pipeline.realise.stream import engine, ranges, rows
 from pipeline.realise.stream.engine import write_shards
@@ -49,9 +51,17 @@ def delta(tmp_path: Path) -> Delta:
     return Delta(factors["A"], factors["B"], 0.5)
 
 
-def write(shards: list[Shard], folder: Path, **options: Any) -> engine.Done:
-    folder.mkdir()
-    return write_shards(shards, folder, **{"safe": True, "advance": lambda count: None, **options})
+def write(shards: list[Shard], folder: Path, **options: Any) -> list[Finished]:
+    """Returns what the engine told of each finished file, in that order."""
+    folder.mkdir(exist_ok=True)
+    told: list[Finished] = []
+    defaults = {"safe": True, "advance": lambda count: None, "finished": told.append}
+    write_shards(shards, folder, **{**defaults, **options})
+    return told
+
+
+def changed(finished: list[Finished]) -> set[str]:
+    return {key for entry in finished for key in entry.changed}
 
 
 def values(folder: Path) -> dict[str, Any]:
@@ -81,7 +91,10 @@ def test_copied_and_folded_tensors_are_each_in_their_place(
     assert ours.keys() == plain.keys()
     for name in plain:
         np.testing.assert_allclose(ours[name], plain[name], rtol=1e-6 if name == "c" else 0)
-    assert done.changed == {"c"}
+    assert changed(done) == {"c"}
+    assert {entry.name: (entry.bytes, entry.blake3) for entry in done} == {
+        file.name: (file.stat().st_size, hash_file(file)) for file in (tmp_path / "out").iterdir()
+    }
     assert sum(told) == sum(tensor.bytes for tensor in tensors)
 
 
@@ -102,6 +115,17 @@ def test_where_the_kernel_cannot_copy_the_process_does(
     write(lay_out([Tensor(n, where) for n, where in base.items()], 10**9), tmp_path / "out")
     for name, value in values(tmp_path / "out").items():
         assert np.array_equal(value, values_of(base)[name])
+
+
+def test_files_are_finished_in_their_order_though_two_are_written_at_a_time(
+    base: dict[str, Stored], tmp_path: Path
+) -> None:
+    tensors = [Tensor(f"{n:03}{key}", where) for n in range(40) for key, where in base.items()]
+    shards = lay_out(tensors, 60_000)
+    done = write(shards, tmp_path / "out", threads=1)
+    places = [[shard.name for shard in shards].index(entry.name) for entry in done]
+    assert len(places) == len(shards) > 20
+    assert all(abs(place - turn) <= 2 for turn, place in enumerate(places))
 
 
 def test_a_merged_weight_that_is_not_finite_names_the_tensor_and_the_adapter(
@@ -139,7 +163,7 @@ def test_blocks_of_a_weight_in_4_bits_are_those_of_the_whole(
     assert len(np.unique(cut)) > 300
     if not double_quant:
         assert (np.abs(cut - weight) < 0.16 * largest).all()
-    assert done.changed == set()
+    assert changed(done) == set()
 
 
 @pytest.mark.parametrize("double_quant", [False, True])
