@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -11,9 +10,20 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from pipeline import __version__
+from pipeline.arguments import (
+    CLOSED_PIPE,
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    RUN_ABOUT,
+    WRONG,
+    add_recipe_arguments,
+    parser_of,
+    request_of,
+)
 from pipeline.errors import (
     COMMAND_LINE,
     InputError,
@@ -24,17 +34,13 @@ from pipeline.errors import (
     is_interruption,
 )
 
-if TYPE_CHECKING:
-    from pipeline.recipe.hydra_app import Request
-
-DONE, FAILED, WRONG, INTERRUPTED, CLOSED_PIPE = 0, 1, 2, 130, 141
-
 ABOUT = """\
 usage: mergeline VERB ...
 
 Declarative pipelines for the life of LoRA and QLoRA adapters.
 
   run RECIPE [key=value ...]    run a recipe
+  sweep RECIPE [key=a,b,c ...]  run it for all combinations of values; go on where it ended
   plan RECIPE [key=value ...]   check it and say what it would do; reads no weights
   show RUN_DIR                  a finished run as a table
   diff A B                      two checkpoints, tensor by tensor
@@ -48,20 +54,6 @@ Declarative pipelines for the life of LoRA and QLoRA adapters.
 `mergeline VERB --help` says more. Everywhere: --debug shows tracebacks, --quiet says less, --version.
 exit codes: 0 done; 1 the run failed; 2 the recipe or the arguments are wrong, and nothing was run;
             130 interrupted (Ctrl-C, SIGTERM)
-"""
-
-RUN_ABOUT = """\
-RECIPE is a path to a file, a name in ./recipes, or the name of a shipped recipe.
-
-overrides name the step:
-  save.dtype=float16            an option of a step
-  load_base=nf4                 a preset of a step
-  params.base=./my_model        a value that the recipe refers to
-  seed=3, device=cpu, engine=live, tracking=tensorboard
-  hydra.run.dir=DIR             the run's folder; by default outputs/<recipe>/<time>-<fingerprint>
-                                (a DIR that holds an earlier run is used again: its manifest is replaced,
-                                its log continued, and models in it are kept unless a step says overwrite)
-  'generate.prompts=["Hi, you"]'  text with commas or brackets is quoted twice
 """
 
 DIFF_ABOUT = """\
@@ -152,47 +144,11 @@ def _report(error: BaseException, *, debug: bool) -> int:
     return FAILED
 
 
-def _parser(verb: str, about: str, **more: str) -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(
-        prog=f"mergeline {verb}",
-        description=about,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=more.get("epilog"),
-    )
-
-
-def _recipe_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", metavar="RECIPE", help="path or name of a recipe")
-    parser.add_argument(
-        "overrides", nargs="*", default=[], metavar="key=value", help="what to change in it"
-    )
-    parser.add_argument(
-        "--config-dir",
-        "-cd",
-        type=Path,
-        metavar="DIR",
-        help="a folder with presets of your own, as step/STEP/NAME.yaml",
-    )
-
-
-def _request(args: argparse.Namespace) -> Request:
-    from pipeline.recipe.find import find_recipe
-    from pipeline.recipe.hydra_app import Request
-
-    words = [args.recipe, *args.overrides]
-    recipe = next(
-        (word for word in words if "=" not in word and not word.startswith("~")), words[0]
-    )
-    words.remove(recipe)
-    return Request(find_recipe(recipe), tuple(words), args.config_dir)
-
-
 def _run(words: list[str], quiet: bool, debug: bool) -> int:
     if "-sc" in words or "--shell-completion" in words:
         return _completion_of_hydra(words)
-    parser = _parser("run", "Run a recipe.", epilog=RUN_ABOUT)
-    _recipe_arguments(parser)
+    parser = parser_of("run", "Run a recipe.", epilog=RUN_ABOUT)
+    add_recipe_arguments(parser)
     parser.add_argument(
         "--multirun", "-m", action="store_true", help="run once for each value: save.dtype=a,b"
     )
@@ -220,7 +176,7 @@ def _run(words: list[str], quiet: bool, debug: bool) -> int:
         parser.error("--package goes with --cfg")
     if sum((args.multirun, args.cfg is not None, args.info is not None)) > 1:
         parser.error("give one of --multirun, --cfg and --info")
-    request = _request(args)
+    request = request_of(args)
     if args.cfg or args.info:
         from pipeline.recipe import hydra_app
 
@@ -229,14 +185,11 @@ def _run(words: list[str], quiet: bool, debug: bool) -> int:
         else:
             hydra_app.show_info(request, args.info)
         return DONE
-    from pipeline import jobs
-
     if args.multirun or "hydra.mode=MULTIRUN" in request.overrides:
-        outcomes = jobs.run_many(request, quiet=quiet, debug=debug)
-        from pipeline.report.jobs_table import print_jobs
+        from pipeline.sweep.command import run_grid
 
-        print_jobs(outcomes)
-        return DONE if outcomes and all(job.status == "done" for job in outcomes) else FAILED
+        return run_grid(request, quiet)
+    from pipeline import jobs
     from pipeline.report.terminal import print_end
 
     record = jobs.run_one(request, quiet=quiet)
@@ -244,17 +197,23 @@ def _run(words: list[str], quiet: bool, debug: bool) -> int:
     return {"done": DONE, "interrupted": INTERRUPTED}.get(record.status, FAILED)
 
 
+def _sweep(words: list[str], quiet: bool, debug: bool) -> int:
+    from pipeline.sweep.command import main as sweep
+
+    return sweep(words, quiet)
+
+
 def _plan(words: list[str], quiet: bool, debug: bool) -> int:
-    parser = _parser(
+    parser = parser_of(
         "plan", "Check a recipe and say what it would do. Reads no weights.", epilog=RUN_ABOUT
     )
-    _recipe_arguments(parser)
+    add_recipe_arguments(parser)
     parser.add_argument("--json", action="store_true", help="as JSON")
     args = parser.parse_intermixed_args(words)
     from pipeline import jobs
     from pipeline.plan import make_plan
 
-    plan = make_plan(jobs.load_request(_request(args)))
+    plan = make_plan(jobs.load_request(request_of(args)))
     if args.json:
         print(json.dumps(plan.to_dict(), indent=2, ensure_ascii=False))
     elif not quiet:
@@ -265,7 +224,7 @@ def _plan(words: list[str], quiet: bool, debug: bool) -> int:
 
 
 def _show(words: list[str], quiet: bool, debug: bool) -> int:
-    parser = _parser("show", "A finished run as a table.")
+    parser = parser_of("show", "A finished run as a table.")
     parser.add_argument("run_dir", metavar="RUN_DIR", type=Path)
     args = parser.parse_args(words)
     from pipeline.manifest import read_manifest
@@ -276,7 +235,7 @@ def _show(words: list[str], quiet: bool, debug: bool) -> int:
 
 
 def _diff(words: list[str], quiet: bool, debug: bool) -> int:
-    parser = _parser(
+    parser = parser_of(
         "diff",
         "What differs between two checkpoints (models or adapters), tensor by tensor.",
         epilog=DIFF_ABOUT,
@@ -310,7 +269,7 @@ def _diff(words: list[str], quiet: bool, debug: bool) -> int:
 
 
 def _recipes(words: list[str], quiet: bool, debug: bool) -> int:
-    _parser(
+    parser_of(
         "recipes", "The recipes that have a name: those in ./recipes, and the shipped ones."
     ).parse_args(words)
     from pipeline.report.catalog import print_recipes
@@ -320,7 +279,7 @@ def _recipes(words: list[str], quiet: bool, debug: bool) -> int:
 
 
 def _steps(words: list[str], quiet: bool, debug: bool) -> int:
-    parser = _parser("steps", "The steps, or one of them with its options, defaults and presets.")
+    parser = parser_of("steps", "The steps, or one of them with its options, defaults and presets.")
     parser.add_argument("name", nargs="?", metavar="NAME")
     args = parser.parse_args(words)
     from pipeline.report.catalog import print_step, print_steps
@@ -330,7 +289,7 @@ def _steps(words: list[str], quiet: bool, debug: bool) -> int:
 
 
 def _schema(words: list[str], quiet: bool, debug: bool) -> int:
-    parser = _parser("schema", "JSON Schema of a recipe, for editors, or of a run's manifest.")
+    parser = parser_of("schema", "JSON Schema of a recipe, for editors, or of a run's manifest.")
     parser.add_argument("of", nargs="?", default="recipe", choices=["recipe", "manifest"])
     args = parser.parse_args(words)
     if args.of == "recipe":
@@ -345,7 +304,7 @@ def _schema(words: list[str], quiet: bool, debug: bool) -> int:
 
 
 def _new(words: list[str], quiet: bool, debug: bool) -> int:
-    parser = _parser("new", "Write a commented recipe to ./recipes/NAME.yaml, to be changed.")
+    parser = parser_of("new", "Write a commented recipe to ./recipes/NAME.yaml, to be changed.")
     parser.add_argument("name", metavar="NAME")
     args = parser.parse_args(words)
     from pipeline.recipe.new import write_recipe
@@ -356,7 +315,7 @@ def _new(words: list[str], quiet: bool, debug: bool) -> int:
 
 
 def _demo(words: list[str], quiet: bool, debug: bool) -> int:
-    parser = _parser(
+    parser = parser_of(
         "demo", "Train a small model and an adapter for it, then merge, verify and compare them."
     )
     parser.add_argument(
@@ -369,7 +328,7 @@ def _demo(words: list[str], quiet: bool, debug: bool) -> int:
 
 
 def _completion(words: list[str], quiet: bool, debug: bool) -> int:
-    parser = _parser(
+    parser = parser_of(
         "completion", 'Tab completion for a shell: eval "$(mergeline completion bash)"'
     )
     parser.add_argument("shell", choices=["bash", "zsh", "fish"])
@@ -397,6 +356,7 @@ def _completion_of_hydra(words: list[str]) -> int:
 
 _VERBS: dict[str, Callable[[list[str], bool, bool], int]] = {
     "run": _run,
+    "sweep": _sweep,
     "plan": _plan,
     "show": _show,
     "diff": _diff,

@@ -18,11 +18,13 @@ import jsonschema
 import pytest
 import yaml
 
-from pipeline import cli, jobs
+from pipeline import cli
+from pipeline.arguments import add_recipe_arguments, request_of
 from pipeline.errors import RecipeError
 from pipeline.manifest import Manifest
 from pipeline.plan import make_plan
-from pipeline.recipe import hydra_app, load
+from pipeline.recipe import load
+from pipeline.recipe.grid import jobs_of
 from pipeline.recipe.hydra_app import Request
 from pipeline.recipe.model import Recipe
 from pipeline.recipe.schema import recipe_schema
@@ -228,13 +230,13 @@ def requests(arguments: list[str]) -> list[Request]:
     if not arguments:  # in prose, the verb alone
         return []
     parser = argparse.ArgumentParser()
-    cli._recipe_arguments(parser)
+    add_recipe_arguments(parser)
     parser.add_argument("-m", action="store_true")
     args = parser.parse_intermixed_args(arguments)
-    request = cli._request(args)
+    request = request_of(args)
     if not args.m:
         return [request]
-    return [replace(request, overrides=tuple(job)) for job in hydra_app.grid(request)]
+    return [replace(request, overrides=job.overrides) for job in jobs_of(request)]
 
 
 def stripped(text: str) -> list[str]:

@@ -20,7 +20,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "accelerate"}
 
-ABOVE = {"plan", "run", "jobs", "cli", "demo", "report"}
+ABOVE = {"plan", "run", "jobs", "sweep", "arguments", "cli", "demo", "report"}
 """Parts that put the others to use, and that none of those may know."""
 
 FORBIDDEN = {
@@ -32,9 +32,11 @@ FORBIDDEN = {
     "proof": {"recipe", "steps", *ABOVE},
     "steps": {"recipe", *ABOVE},
     "recipe": {"checkpoint", "realise", "proof", *ABOVE},
-    "plan": {"realise", "proof", "run", "jobs", "cli", "demo"},
-    "run": {"jobs", "cli", "demo", "report"},
-    "report": {"realise", "proof", "run", "jobs", "cli", "demo"},
+    "plan": {"realise", "proof", "run", "jobs", "sweep", "arguments", "cli", "demo"},
+    "run": {"jobs", "sweep", "arguments", "cli", "demo", "report"},
+    "jobs": {"sweep", "arguments", "cli", "demo"},
+    "sweep": {"realise", "proof", "cli", "demo"},
+    "report": {"realise", "proof", "run", "jobs", "sweep", "arguments", "cli", "demo"},
 }
 
 

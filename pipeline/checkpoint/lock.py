@@ -14,7 +14,7 @@ from pipeline.errors import OutputError
 @contextmanager
 def only_writer(path: Path) -> Iterator[None]:
     """Hold the lock beside `path` during the block. Raises OutputError when another run holds it."""
-    lock = path.with_name(f".{path.name}.lock")
+    lock = _beside(path)
     handle = _lock(lock, path)
     try:
         yield
@@ -22,6 +22,25 @@ def only_writer(path: Path) -> Iterator[None]:
         # Unlinked while it is held: whoever waits on this inode sees that the name is another one now.
         lock.unlink(missing_ok=True)
         os.close(handle)
+
+
+def has_writer(path: Path) -> bool:
+    """Whether somebody holds the lock beside `path` now."""
+    try:
+        handle = os.open(_beside(path), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.lock")
 
 
 def _lock(lock: Path, path: Path) -> int:

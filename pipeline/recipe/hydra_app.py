@@ -1,4 +1,4 @@
-"""Let Hydra run a recipe: one job or a grid of them, with its launchers and callbacks, or show it."""
+"""Let Hydra run a recipe, with its callbacks, or show it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from pipeline.errors import COMMAND_LINE, Problem, RecipeError
@@ -31,7 +27,7 @@ Task = Callable[[DictConfig], Any]
 
 @dataclass(frozen=True)
 class Request:
-    """A recipe file and what the command line says about it. Travels to the processes of a launcher."""
+    """A recipe file and what the command line says about it. Travels to the process of a job."""
 
     path: Path
     overrides: tuple[str, ...] = ()
@@ -64,53 +60,12 @@ def run(asked: loading.Asked, task: Task) -> Any:
     return done.return_value
 
 
-def multirun(request: Request, task: Task) -> list[Any]:
-    """Run every job of a grid, and return what `task` returned for each, in their order.
-
-    With a sweeper that chooses its jobs itself, nothing is returned.
-    """
-    asked = request.read(multirun=True)
-    with _hydra(asked) as hydra:
-        overrides = [*asked.overrides, "hydra.mode=MULTIRUN"]
-        done = hydra.multirun(PRIMARY, task, overrides)
-    batches = done if isinstance(done, list) else []
-    return [job.return_value for batch in batches for job in batch if isinstance(job, JobReturn)]
-
-
-def grid(request: Request) -> list[list[str]]:
-    """The overrides of each job that a multirun will run, and none if its sweeper decides on the way."""
-    asked = request.read(multirun=True)
-    hydras = [item.text for item in asked.said if item.key.startswith(("hydra.", "hydra/"))]
-    tasks = [item.text for item in asked.said if item.text not in hydras]
-    with _as_problems(), composed(asked.loader, hydras) as config:
-        folder = str(config.hydra.sweep.dir)
-        if not config.hydra.sweeper._target_.endswith(".BasicSweeper"):
-            return []
-    with _as_problems():
-        jobs = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(tasks), None)[
-            0
-        ]
-    kept = [text for text in hydras if not text.startswith(("hydra.run.dir=", "hydra.mode="))]
-    folder = folder.replace("'", "\\'")
-    return [[*job, *kept, f"hydra.run.dir='{folder}/{number}'"] for number, job in enumerate(jobs)]
-
-
 def sweep_dir(request: Request) -> Path:
-    """The folder of a multirun."""
+    """The folder of a sweep, as the command line or Hydra's configuration names it."""
     asked = request.read(multirun=True)
     hydras = [item.text for item in asked.said if item.key.startswith(("hydra.", "hydra/"))]
     with _as_problems(), composed(asked.loader, hydras) as config:
         return Path(config.hydra.sweep.dir)
-
-
-def recipe_of(config: DictConfig, request: Request) -> Recipe:
-    """Within a job: the recipe that Hydra composed for it."""
-    job = HydraConfig.get()
-    overrides = [*job.overrides.task]
-    asked = loading.read(request.path, overrides, request.config_dir).require_sound()
-    many = job.mode == RunMode.MULTIRUN
-    typed = [as_typed(text) for text in overrides] if many else request.overrides
-    return loading.from_config(config, asked, typed)
 
 
 def show_config(request: Request, kind: str, package: str | None, *, resolve: bool) -> None:
@@ -174,11 +129,3 @@ def _as_problems() -> Iterator[None]:
         yield
     except COMPOSING_ERRORS as error:
         raise RecipeError([loading.from_hydra(error, COMMAND_LINE)]) from error
-
-
-def as_typed(text: str) -> str:
-    """From Hydra's form back to the one that people write."""
-    if text.startswith("~"):
-        return f"~{text[1:].removesuffix('=null').removeprefix('steps.')}"
-    key, equals, value = text.lstrip("+").partition("=")
-    return f"{key.rpartition('@')[2].removeprefix('steps.')}{equals}{value}"

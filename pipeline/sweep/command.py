@@ -1,0 +1,139 @@
+"""The verb `sweep`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.arguments import (
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    add_recipe_arguments,
+    parser_of,
+    request_of,
+)
+from pipeline.sweep.prepare import Asked, PlannedJob, prepare
+from pipeline.sweep.status import SweepStatus, read_status
+from pipeline.sweep.supervise import run_sweep
+
+if TYPE_CHECKING:
+    from pipeline.recipe.hydra_app import Request
+    from pipeline.sweep.ledger import JobLine
+
+ABOUT = """\
+values, each combination of which is a job:
+  save.dtype=float16,bfloat16          a list
+  load_base=nf4,int8                   of presets
+  train_adapter.seed=range(5)          a range
+  params.adapter=glob(adapters/*)      what matches, here folders
+other overrides are the same in all jobs; hydra.sweep.dir=DIR is the sweep's folder, by default
+outputs/<recipe>/sweep-<hash of the command>. The same command goes on where it ended.
+
+exit codes: 0 all jobs are done; 1 some are not; 2 something is wrong, and nothing was run;
+            130 interrupted (Ctrl-C, SIGTERM)
+"""
+
+_SECONDS_BETWEEN_LOOKS = 1.0
+
+
+def main(words: list[str], quiet: bool) -> int:
+    """`mergeline sweep`, and its exit code."""
+    parser = parser_of("sweep", "Run a recipe for all combinations of values.", epilog=ABOUT)
+    parser.add_argument("--zip", action="store_true", help="pair the lists instead, one by one")
+    parser.add_argument(
+        "--jobs", type=Path, metavar="FILE", help="a .csv or .jsonl file with one job in each row"
+    )
+    parser.add_argument("--plan", action="store_true", help="say what would run, and why")
+    parser.add_argument("--force", action="store_true", help="do again what is done")
+    parser.add_argument("--fail-fast", action="store_true", help="stop at the first failure")
+    parser.add_argument("--workers", type=_count, default=1, metavar="N", help="jobs at a time (1)")
+    parser.add_argument("--json", action="store_true", help="with --plan or --status: as JSON")
+    if "--status" in words:
+        parser.usage = "mergeline sweep --status DIR [--json]"
+        parser.add_argument("--status", type=Path, metavar="DIR", required=True)
+        args = parser.parse_args(words)
+        return _show(args.status, as_json=args.json)
+    parser.add_argument("--status", metavar="DIR", help="how the sweep in this folder stands")
+    add_recipe_arguments(parser)
+    args = parser.parse_intermixed_args(words)
+    if args.json and not args.plan:
+        parser.error("--json goes with --plan or --status")
+    asked = Asked(request_of(args), args.jobs, args.zip, args.force)
+    if args.plan:
+        return _plan(asked, as_json=args.json)
+    return _run(asked, quiet, workers=args.workers, fail_fast=args.fail_fast)
+
+
+def run_grid(request: Request, quiet: bool) -> int:
+    """`mergeline run -m`: a sweep as it is without options."""
+    return _run(Asked(request), quiet)
+
+
+def _run(asked: Asked, quiet: bool, *, workers: int = 1, fail_fast: bool = False) -> int:
+    from pipeline.report.sweep_table import print_sweep, tell_job
+
+    plan = prepare(asked)
+    number = {job.recipe.fingerprint: at for at, job in enumerate(plan.jobs, start=1)}
+    if not quiet:
+        done = len(plan.jobs) - len(plan.to_do)
+        said = f", {done} of them done already" if done else ""
+        print(f"{plan.recipe}: {len(plan.jobs)} jobs{said}, into {plan.folder}", file=sys.stderr)
+
+    def tell(job: PlannedJob, line: JobLine) -> None:
+        if not quiet or line.status == "failed":
+            tell_job(number[job.recipe.fingerprint], len(plan.jobs), job, line)
+
+    ending = run_sweep(asked, plan, tell, workers=workers, fail_fast=fail_fast)
+    if quiet:
+        print(plan.folder)
+    else:
+        print_sweep(read_status(plan.folder))
+    return {"done": DONE, "interrupted": INTERRUPTED}.get(ending, FAILED)
+
+
+def _plan(asked: Asked, *, as_json: bool) -> int:
+    from pipeline.report.sweep_table import print_sweep_plan
+
+    plan = prepare(asked)
+    if as_json:
+        print(json.dumps(plan.to_dict(), indent=2, ensure_ascii=False))
+    else:
+        print_sweep_plan(plan)
+    return DONE
+
+
+def _show(folder: Path, *, as_json: bool) -> int:
+    from pipeline.report.sweep_table import print_sweep
+
+    status = read_status(folder)
+    if as_json:
+        print(status.model_dump_json(indent=2))
+    elif status.status == "running" and sys.stdout.isatty():
+        _watch(status)
+    else:
+        print_sweep(status)
+    return DONE
+
+
+def _watch(status: SweepStatus) -> None:
+    """Show the sweep until it ends, or until Ctrl-C, which ends the showing only."""
+    from rich.live import Live
+
+    from pipeline.report.sweep_table import sweep_table
+
+    with Live(sweep_table(status), auto_refresh=False, vertical_overflow="visible") as live:
+        while status.status == "running":
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+            status = read_status(Path(status.folder))
+            live.update(sweep_table(status), refresh=True)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a number from 1 on, got {text!r}")
+    return int(text)
