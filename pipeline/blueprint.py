@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -21,6 +21,12 @@ SavedDtype = Literal["keep"] | Dtype
 
 Engine = Literal["auto", "stream", "live"]
 """How a model is written: tensor by tensor from file to file, or from memory."""
+
+Accumulate = Literal["peft", "float32"]
+"""How deltas are added to a weight: in PEFT's own order of rounding, or in float32 and rounded once."""
+
+Weights = Literal["quantized", "original"]
+"""What to dequantize: the quantized weights, or to take those that they were made from."""
 
 Task = Literal[
     "causal_lm",
@@ -99,6 +105,7 @@ class Fold:
     adapters: tuple[Adapter, ...]
     safe: bool = True
     """Stop when a merged weight is NaN or infinite."""
+    accumulate: Accumulate = "peft"
 
 
 @dataclass(frozen=True)
@@ -109,6 +116,7 @@ class Blueprint:
     dequantize: bool = False
     dequantize_dtype: Dtype | None = None
     """None means the dtype in which the base computes."""
+    dequantize_from: Weights = "quantized"
     folds: tuple[Fold, ...] = ()
     """Done, in order, before `adapters` are attached."""
     adapters: tuple[Adapter, ...] = ()
@@ -118,6 +126,12 @@ class Blueprint:
     def quantized(self) -> bool:
         """Whether the linear layers are held in 4 or 8 bits."""
         return self.base.quantization is not None and not self.dequantize
+
+    @property
+    def loaded(self) -> Base:
+        """The base as it has to be loaded: not quantized, where its original weights are wanted."""
+        original = self.dequantize and self.dequantize_from == "original"
+        return replace(self.base, quantization=None) if original else self.base
 
     @property
     def all_adapters(self) -> tuple[Adapter, ...]:
@@ -139,6 +153,22 @@ class Blueprint:
             adapters=last.adapters,
             dequantize=self.dequantize and bool(before),
             dequantize_dtype=self.dequantize_dtype if before else None,
+            dequantize_from=self.dequantize_from if before else "quantized",
+        )
+
+    def read_from(self, base: str, adapters: Sequence[str]) -> Blueprint:
+        """The same model from other folders or ids: of the base, and of each of `all_adapters` in order."""
+        paths = iter(adapters)
+
+        def moved(known: tuple[Adapter, ...]) -> tuple[Adapter, ...]:
+            return tuple(_moved_adapter(adapter, next(paths)) for adapter in known)
+
+        same = base == self.base.model
+        return replace(
+            self,
+            base=self.base if same else replace(self.base, model=base, revision=None),
+            folds=tuple(replace(fold, adapters=moved(fold.adapters)) for fold in self.folds),
+            adapters=moved(self.adapters),
         )
 
     def fingerprint(self, inputs: Mapping[str, str], versions: Mapping[str, str]) -> str:
@@ -151,6 +181,10 @@ class Blueprint:
         del what["base"]["placement"]
         said = json.dumps([what, dict(inputs), dict(versions)], sort_keys=True, default=str)
         return hashlib.sha256(said.encode()).hexdigest()
+
+
+def _moved_adapter(adapter: Adapter, path: str) -> Adapter:
+    return adapter if path == adapter.path else replace(adapter, path=path, revision=None)
 
 
 @dataclass(frozen=True)

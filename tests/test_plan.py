@@ -141,9 +141,9 @@ steps:
 def test_engine_stream_is_refused_with_the_reason_where_only_live_is_exact(
     folders: dict[str, str],
 ) -> None:
-    (problem,) = problems(MERGE.format(**folders), "engine=stream", "load_base.quantization=int8")
+    (problem,) = problems(MERGE.format(**folders), "engine=stream", "load_base.trust_remote_code=true")
 
-    assert problem.what == "save cannot be streamed: the base is quantized to int8"
+    assert problem.what == "save cannot be streamed: the base runs code of its own"
     assert "engine: auto" in str(problem.fix)
     assert str(problem.place) == "command line"
 
@@ -152,12 +152,12 @@ def test_engine_stream_is_refused_with_the_reason_where_only_live_is_exact(
 def test_what_cannot_be_streamed_goes_live_and_says_why(
     folders: dict[str, str], engine: str
 ) -> None:
-    made = plan(MERGE.format(**folders), f"engine={engine}", "load_base.quantization=int8")
+    made = plan(MERGE.format(**folders), f"engine={engine}", "load_base.trust_remote_code=true")
 
     assert made.engine == "live"
     (output,) = made.outputs
     assert output.choice is not None
-    why = {"auto": "the base is quantized to int8", "live": "asked for"}
+    why = {"auto": "the base runs code of its own", "live": "asked for"}
     assert output.choice.reason == why[engine]
 
 

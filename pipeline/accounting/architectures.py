@@ -82,6 +82,11 @@ def linear_layers(config: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(names)
 
 
+def quantized_weights(config: Mapping[str, Any]) -> frozenset[str]:
+    """Keys of the weights that bitsandbytes quantizes: those of all linear layers but the head."""
+    return frozenset(f"{layer}.weight" for layer in linear_layers(config) - {"lm_head"})
+
+
 def _known(config: Mapping[str, Any]) -> Architecture | None:
     names = config.get("architectures") or [None]
     return ARCHITECTURES.get(names[0]) if len(names) == 1 else None

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.accounting.direct import NotDirectError, Work, direct_work
+from pipeline.accounting.direct import Work, direct_work
+from pipeline.accounting.not_direct import NotDirectError
 from pipeline.blueprint import Blueprint, Engine, SavedDtype
 from pipeline.errors import InputError
 
@@ -47,5 +48,10 @@ def _counts(work: Work) -> str:
     through = [tensor.through.kind for tensor in work.tensors if tensor.through]
     if through:
         counts.append(f"{len(through)} through {through[0]}")
+    if packed := sum(tensor.packed for tensor in work.tensors):
+        counts.append(f"{packed} dequantized")
+    others = [t for t in work.tensors if not (t.copied or t.deltas or t.through or t.packed)]
+    if others:
+        counts.append(f"{len(others)} cast")
     counts.append(f"{sum(tensor.copied for tensor in work.tensors)} copied")
     return ", ".join(counts)

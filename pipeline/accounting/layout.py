@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.blueprint import Quantization
@@ -44,17 +44,68 @@ class Form:
 
 
 @dataclass(frozen=True)
+class Cast:
+    """Every value rounded to another dtype."""
+
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Summed:
+    """Deltas added in float32 to a weight in float32, and the sum rounded to the dtype."""
+
+    deltas: tuple[Delta, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Nested:
+    """Scales of 4-bit blocks that are themselves stored in 8 bits."""
+
+    levels: Stored
+    """float32, what each of the 256 codes stands for."""
+    largest: Stored
+    """float32, one factor for each 256 scales."""
+    offset: float
+    """Added to each scale."""
+
+
+@dataclass(frozen=True)
+class Unpack4:
+    """A weight that is stored in 4 bits becomes one of plain numbers."""
+
+    kind: str
+    """nf4 or fp4."""
+    form: Form
+    scales: Stored
+    """One for each block of 64 numbers: float32, or 8-bit codes."""
+    nested: Nested | None
+
+
+@dataclass(frozen=True)
+class Unpack8:
+    """A weight that is stored in 8 bits becomes float32."""
+
+    scales: Stored
+    """float32, one for each row."""
+
+
+Change = Cast | Quantization | Unpack4 | Unpack8 | Delta | Summed
+"""What can happen to a tensor on its way. A Quantization takes it through 4 bits, or a float32 one
+through 8, and back."""
+
+
+@dataclass(frozen=True)
 class Tensor:
-    """One tensor of the output: that of the base, with the deltas added one after the other."""
+    """One tensor of the output: that of the base, changed step by step."""
 
     key: str
     base: Stored | None
     """None for a tensor that torch and PEFT make, a few modules at a time."""
-    deltas: tuple[Delta, ...] = ()
-    through: Quantization | None = None
-    """What the base's tensor is quantized to, and back, before anything is added."""
+    changes: tuple[Change, ...] = ()
+    """In their order, which decides the bits."""
     becomes: Form | None = None
-    """Dtype and shape in the output, where they are not those of the base's tensor."""
+    """Dtype and shape in the output of a tensor that has no base."""
 
     @property
     def form(self) -> Form:
@@ -62,13 +113,43 @@ class Tensor:
         if self.becomes is not None:
             return self.becomes
         assert self.base is not None
-        return Form(self.base.info.dtype, self.base.info.shape)
+        form = Form(self.base.info.dtype, self.base.info.shape)
+        for change in self.changes:
+            match change:
+                case Unpack4():
+                    form = change.form
+                case Unpack8():
+                    form = replace(form, dtype="F32")
+                case Cast() | Summed():
+                    form = replace(form, dtype=change.dtype)
+        return form
+
+    @property
+    def deltas(self) -> tuple[Delta, ...]:
+        """All that is added to it."""
+        found: list[Delta] = []
+        for change in self.changes:
+            match change:
+                case Delta():
+                    found.append(change)
+                case Summed():
+                    found += change.deltas
+        return tuple(found)
+
+    @property
+    def through(self) -> Quantization | None:
+        """What the base's tensor is quantized to, and back."""
+        return next((c for c in self.changes if isinstance(c, Quantization)), None)
+
+    @property
+    def packed(self) -> bool:
+        """Whether the base holds it in 4 or 8 bits."""
+        return any(isinstance(change, Unpack4 | Unpack8) for change in self.changes)
 
     @property
     def copied(self) -> bool:
         """Whether its bytes are those of the base."""
-        changed = self.deltas or self.through or self.becomes
-        return self.base is not None and not changed
+        return self.base is not None and not self.changes
 
     @property
     def bytes(self) -> int:

@@ -55,7 +55,7 @@ def write_model(
         written = Written(
             sum(file.bytes for file in files),
             len(choice.work.tensors),
-            choice.work.base.dtype,
+            choice.work.dtype,
             {file.name: file.blake3 for file in files},
         )
     else:

@@ -7,20 +7,32 @@ it does not name goes live, and `GOES_LIVE` says why.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import transformers
+from bitsandbytes.nn import Linear4bit
 from peft import IA3Config, LoraConfig, PeftModel
 from transformers import BitsAndBytesConfig
 
 from pipeline.accounting.architectures import ARCHITECTURES, linear_layers, tensor_names
 from pipeline.accounting.choice import choose
 from pipeline.accounting.processor import has
-from pipeline.blueprint import Adapter, Base, Blueprint, Fold, Quantization, State
+from pipeline.blueprint import (
+    DTYPES,
+    Accumulate,
+    Adapter,
+    Base,
+    Blueprint,
+    Dtype,
+    Fold,
+    Quantization,
+    SavedDtype,
+    State,
+)
 from pipeline.realise import write_model
 from pipeline.recipe.model import Recipe
 from pipeline.run import RunContext
@@ -80,6 +92,13 @@ class Case:
     one_fold_each: bool = False
     quantization: Quantization | None = None
     sizes: dict[str, int] = field(default_factory=dict)
+    norms: str | None = None
+    """Dtype of the norms in the base's files, where it is another."""
+    load: Dtype | None = None
+    dequantize: Dtype | None = None
+    save: SavedDtype = "keep"
+    original: bool = False
+    accumulate: Accumulate = "peft"
 
 
 NF4, FP4 = Quantization("nf4", double_quant=True), Quantization("fp4", double_quant=True)
@@ -90,6 +109,13 @@ WHOLE = {"intermediate_size": 192}
 def in_4bit(quantization: Quantization = NF4, sizes: dict[str, int] = WHOLE, **how: Any) -> Case:
     return Case(quantization=quantization, sizes=sizes, **how)
 
+
+SAVED = {
+    "nf4": Quantization("nf4", double_quant=True, saved=True),
+    "nf4 without double quantization": Quantization("nf4", saved=True),
+    "fp4": Quantization("fp4", double_quant=True, saved=True),
+    "int8": Quantization("int8", saved=True),
+}
 
 CASES: dict[str, Case] = {
     **{f"{name}": Case(model=name) for name in MODELS},
@@ -136,6 +162,61 @@ CASES: dict[str, Case] = {
     "nf4 of large layers": in_4bit(
         sizes={"hidden_size": 1088, "intermediate_size": 2112, "num_hidden_layers": 1}
     ),
+    **{f"int8 of a {dtype} base": in_4bit(Quantization("int8"), dtype=dtype) for dtype in DTYPES},
+    "int8 with biases": in_4bit(Quantization("int8"), SMALL, model="qwen3"),
+    "int8 dequantized to float32": in_4bit(Quantization("int8"), dequantize="float32"),
+    **{f"saved as {name}": in_4bit(saved) for name, saved in SAVED.items()},
+    **{f"{name} saved as nf4": in_4bit(SAVED["nf4"], model=name) for name in MODELS},
+    **{f"{d}, saved as nf4": in_4bit(SAVED["nf4"], dtype=d) for d in ("float32", "float16")},
+    **{f"{d}, saved as int8": in_4bit(SAVED["int8"], dtype=d) for d in ("float32", "float16")},
+    "saved as nf4, no adapter": in_4bit(SAVED["nf4"], adapters=()),
+    "saved as nf4, many shards": in_4bit(SAVED["nf4"], shard="60KB"),
+    "saved as nf4, loaded as float32": in_4bit(SAVED["nf4"], load="float32"),
+    "saved as nf4, dequantized to float32": in_4bit(SAVED["nf4"], dequantize="float32"),
+    "saved as nf4, written as float16": in_4bit(SAVED["nf4"], save="float16"),
+    "saved as nf4, large": in_4bit(
+        SAVED["nf4"], {"hidden_size": 1088, "intermediate_size": 2112, "num_hidden_layers": 1}
+    ),
+    **{
+        f"{old} written as {new}": Case(dtype=old, save=new, adapters=adapters)
+        for old, new, adapters in (
+            ("bfloat16", "float32", (lora(),)),
+            ("bfloat16", "float16", (lora(),)),
+            ("float32", "bfloat16", (lora(),)),
+            ("float32", "float16", ()),
+            ("float16", "bfloat16", ()),
+        )
+    },
+    "loaded as float32": Case(load="float32"),
+    "loaded as float16": Case(load="float16", dtype="float32"),
+    "loaded as float32, written as float16": Case(load="float32", save="float16"),
+    "float32 norms": Case(norms="float32"),
+    "float32 norms, loaded as float16": Case(norms="float32", load="float16"),
+    "bfloat16 norms in float32": Case(norms="bfloat16", dtype="float32"),
+    "nf4, loaded as float32": in_4bit(load="float32"),
+    "nf4, loaded as bfloat16": in_4bit(dtype="float32", load="bfloat16"),
+    "nf4, dequantized to float32": in_4bit(dequantize="float32"),
+    "nf4, dequantized to float32 and written so": in_4bit(dequantize="float32", save="float32"),
+    "nf4, into the original weights": in_4bit(original=True),
+    "nf4, into the original weights in float32": in_4bit(original=True, dequantize="float32"),
+    **{
+        f"summed in float32, {name}": replace(case, accumulate="float32")
+        for name, case in {
+            "bfloat16": Case(),
+            "float16": Case(dtype="float16"),
+            "float32": Case(dtype="float32"),
+            "two adapters": Case((lora(), lora(target_modules=["q_proj"])), weights=(0.7, -0.4)),
+            "two merges": Case((lora(), lora(target_modules=["q_proj"])), one_fold_each=True),
+            "some layers": Case((lora(target_modules=["q_proj"]),)),
+            "nf4": in_4bit(),
+            "nf4, some layers": in_4bit(adapters=(lora(target_modules=["v_proj"]),)),
+            "nf4 of a float16 base": in_4bit(dtype="float16"),
+            "int8": in_4bit(Quantization("int8")),
+            "saved as nf4": in_4bit(SAVED["nf4"]),
+            "saved as int8": in_4bit(SAVED["int8"]),
+            "dequantized to float32": in_4bit(dequantize="float32"),
+        }.items()
+    },
 }
 
 
@@ -156,6 +237,7 @@ def build_model(folder: Path, name: str, dtype: str, sizes: dict[str, int] | Non
 
 
 def build(case: Case, folder: Path) -> tuple[Path, list[Path]]:
+    """The base and the adapters; these are made for the base before it is quantized."""
     base = build_model(folder / "base", case.model, case.dtype, case.sizes)
     adapters = [
         build_adapter(
@@ -164,36 +246,68 @@ def build(case: Case, folder: Path) -> tuple[Path, list[Path]]:
         for n, config in enumerate(case.adapters)
     ]
     for adapter in adapters:
-        recast(adapter, getattr(torch, case.adapter_dtype))
+        recast(adapter, case.adapter_dtype)
+    if case.norms:
+        recast(base, case.norms, only="norm")
+    if case.quantization and case.quantization.saved:
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            base, dtype="auto", **bitsandbytes(case.quantization)
+        )
+        model.save_pretrained(folder / "packed", max_shard_size="100KB")
+        base = folder / "packed"
     return base, adapters
 
 
-def recast(adapter: Path, dtype: torch.dtype) -> None:
+def recast(folder: Path, dtype: str, only: str = "") -> None:
+    """Change the dtype of the tensors in a folder whose names hold the word."""
     from safetensors.torch import load_file, save_file
 
-    file = adapter / "adapter_model.safetensors"
-    save_file({name: t.to(dtype).contiguous() for name, t in load_file(file).items()}, file)
+    for file in folder.glob("*.safetensors"):
+        tensors = load_file(file)
+        for name in tensors:
+            if only in name:
+                tensors[name] = tensors[name].to(getattr(torch, dtype)).contiguous()
+        save_file(tensors, file, metadata={"format": "pt"})
+
+
+def bitsandbytes(quantization: Quantization) -> dict[str, Any]:
+    if quantization.kind == "int8":
+        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
+    return {
+        "quantization_config": BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type=quantization.kind,
+            bnb_4bit_use_double_quant=quantization.double_quant,
+            bnb_4bit_quant_storage=quantization.storage,
+        )
+    }
 
 
 def plain_merge(case: Case, base: Path, adapters: list[Path], output: Path) -> None:
     """What a careful person writes by hand."""
-    how: dict[str, Any] = {}
-    if case.quantization:
-        how["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type=case.quantization.kind,
-            bnb_4bit_use_double_quant=case.quantization.double_quant,
-            bnb_4bit_quant_storage=case.quantization.storage,
-        )
-    model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype="auto", **how)
-    if case.quantization:
-        model = model.dequantize()
+    quantized = case.quantization is not None and not case.original
+    how = bitsandbytes(case.quantization) if quantized and not case.quantization.saved else {}
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        base, dtype=case.load or "auto", **how
+    )
+    own = getattr(torch, case.dequantize or case.load or case.dtype)
+    in_float32 = case.accumulate == "float32"
+    if quantized:
+        for module in model.modules():
+            if in_float32 and isinstance(module, Linear4bit):
+                module.weight.quant_state.dtype = torch.float32
+        model = model.dequantize(dtype=torch.float32 if in_float32 else own)
+    model = model.to(own if not in_float32 else torch.float32)
     if case.one_fold_each:
         for adapter in adapters:
             model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+            model = model.to(own).to(torch.float32) if in_float32 else model
     elif adapters:
         model = plain_adapters(model, adapters, case.weights).merge_and_unload()
-    model.save_pretrained(output, max_shard_size=case.shard)
+    if quantized:
+        model._weight_conversions = []  # those of bitsandbytes have no inverse, and saving fails
+    written = getattr(torch, case.dtype if case.save == "keep" else case.save)
+    model.to(own).to(written).save_pretrained(output, max_shard_size=case.shard)
 
 
 def blueprint_of(case: Case, base: Path, adapters: list[Path]) -> Blueprint:
@@ -205,20 +319,24 @@ def blueprint_of(case: Case, base: Path, adapters: list[Path]) -> Blueprint:
     together = [described] if described else []
     folds = [[adapter] for adapter in described] if case.one_fold_each else together
     return Blueprint(
-        Base(str(base), quantization=case.quantization),
+        Base(str(base), dtype=case.load, quantization=case.quantization),
         dequantize=case.quantization is not None,
-        folds=tuple(Fold(tuple(adapters)) for adapters in folds),
+        dequantize_dtype=case.dequantize,
+        dequantize_from="original" if case.original else "quantized",
+        folds=tuple(Fold(tuple(adapters), accumulate=case.accumulate) for adapters in folds),
     )
 
 
-def streamed(blueprint: Blueprint, folder: Path, shard: str = "5GB") -> Path:
+def streamed(
+    blueprint: Blueprint, folder: Path, shard: str = "5GB", dtype: SavedDtype = "keep"
+) -> Path:
     """The folder that `save` would publish, written by the streaming realiser."""
     recipe = Recipe("r", folder / "r.yaml", (), run_dir=folder, device="cpu", engine="stream")
     run = RunContext(recipe, Silent())  # type: ignore[arg-type]
     run.state = State(blueprint=blueprint)
     output = folder / "streamed"
     output.mkdir()
-    write_model(run, output, dtype="keep", max_shard_size=shard)
+    write_model(run, output, dtype=dtype, max_shard_size=shard)
     return output
 
 
@@ -229,10 +347,10 @@ def test_streamed_folder_equals_that_of_plain_calls(name: str, tmp_path: Path) -
         pytest.skip("goes live on this processor, as the plan says")
     base, adapters = build(case, tmp_path)
     blueprint = blueprint_of(case, base, adapters)
-    choice = choose(blueprint, "keep", "auto")
+    choice = choose(blueprint, case.save, "auto")
     assert choice.engine == "stream", choice.reason
 
-    output = streamed(blueprint, tmp_path, case.shard)
+    output = streamed(blueprint, tmp_path, case.shard, case.save)
     plain_merge(case, base, adapters, tmp_path / "plain")
 
     assert_same_bits(tensors_of(output), tensors_of(tmp_path / "plain"))
@@ -272,16 +390,10 @@ def test_every_known_architecture_is_in_the_table() -> None:
 
 
 GOES_LIVE: dict[str, tuple[LoraConfig | IA3Config, dict[str, Any], dict[str, Any], str]] = {
-    "int8": (lora(), {"quantization": Quantization("int8")}, {"dequantize": True}, "to int8"),
     "rows that are not whole blocks of 4 bits": (
         lora(), {"quantization": NF4}, {"dequantize": True}, "whole blocks",
     ),
     "still quantized": (lora(), {"quantization": NF4}, {}, "stays quantized"),
-    "another dtype after nf4": (
-        lora(), {"quantization": NF4}, {"dequantize": True, "dequantize_dtype": "float32"},
-        "dequantized as float32",
-    ),
-    "another dtype in memory": (lora(), {"dtype": "float32"}, {}, "loaded as float32"),
     "DoRA": (lora(use_dora=True), {}, {}, "use_dora"),
     "saved modules": (lora(modules_to_save=["lm_head"]), {}, {}, "modules_to_save"),
     "bias": (lora(bias="all"), {}, {}, "bias: all"),

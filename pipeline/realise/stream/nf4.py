@@ -26,15 +26,19 @@ from pipeline.realise.stream.vectors import (
     I32,
     I64,
     LANES,
+    SIZE,
     STORED,
+    TRUTH,
     VF32,
-    VI16,
     VI32,
     StoredDtype,
     every,
     load,
     narrow,
+    pointer_to,
     splat,
+    store,
+    stored_vector,
     widen,
 )  # fmt: skip
 
@@ -77,11 +81,23 @@ def through_4bit(
     `kind` is nf4 or fp4. `block` holds a multiple of 64 numbers; `scales` those to dequantize by, one
     for each 64, where they are not simply the largest.
     """
-    # bitsandbytes rounds to bfloat16 by an instruction that takes denormals for zero, where there is one.
-    flush = dtype == "BF16" and has("avx512f") and has("avx512bf16")
     weight = np.frombuffer(block, BITS[dtype])
     own = _NO_SCALES if scales is None else scales
-    return bool(_through(weight, own, _TABLES[kind], np.int32(flush)))
+    return bool(_through(weight, own, _TABLES[kind], flushes(dtype)))
+
+
+def flushes(dtype: StoredDtype) -> np.int32:
+    """1 where bitsandbytes rounds by an instruction that takes denormals of bfloat16 for zero."""
+    return np.int32(dtype == "BF16" and has("avx512f") and has("avx512bf16"))
+
+
+def scaled(builder: ir.IRBuilder, dtype: StoredDtype, level: Any, scales: Any, keep: Any) -> Any:
+    """Levels times scales, rounded to the dtype; denormals become zero in lanes that do not `keep` them."""
+    value = builder.bitcast(builder.fmul(level, scales), VI32)
+    normal = builder.icmp_unsigned("!=", builder.and_(value, every(0x7F800000)), every(0))
+    zero = builder.and_(value, every(0x80000000))
+    value = builder.select(builder.or_(keep, normal), value, zero)
+    return narrow(builder, dtype, builder.bitcast(value, VF32))
 
 
 def largest_of_blocks(block: memoryview, dtype: StoredDtype) -> NDArray[np.float32]:
@@ -134,39 +150,24 @@ def _take_through(typingctx, kind, at, largest, scale, table, flush):  # type: i
         divisor = builder.select(builder.fcmp_ordered("<", largest, least), least, largest)
         inverse = splat(builder, builder.fdiv(ir.Constant(F32, 1.0), divisor), VF32)
         scales = splat(builder, scale, VF32)
-        keep = splat(builder, builder.icmp_signed("==", flush, ir.Constant(I32, 0)), _TRUTH)
-        pointer = _pointer(builder, dtype, at)
+        keep = splat(builder, builder.icmp_signed("==", flush, ir.Constant(I32, 0)), TRUTH)
+        pointer = pointer_to(builder, dtype, at)
         for n, raw in enumerate(_load_block(builder, dtype, at)):
             quotient = builder.fmul(widen(builder, dtype, raw), inverse)
             level = levels[0]
             for bound, above in zip(bounds, levels[1:], strict=True):
                 level = builder.select(builder.fcmp_ordered(">", quotient, bound), above, level)
-            value = builder.bitcast(builder.fmul(level, scales), VI32)
-            normal = builder.icmp_unsigned("!=", builder.and_(value, every(0x7F800000)), every(0))
-            zero = builder.and_(value, every(0x80000000))
-            value = builder.select(builder.or_(keep, normal), value, zero)
-            new = narrow(builder, dtype, builder.bitcast(value, VF32))
-            where = builder.gep(pointer, [ir.Constant(I64, n * LANES)])
-            stored = builder.store(new, builder.bitcast(where, new.type.as_pointer()))
-            stored.align = _SIZE[dtype]
+            new = scaled(builder, dtype, level, scales, keep)
+            store(builder, dtype, new, pointer, ir.Constant(I64, n * LANES))
         return context.get_dummy_value()
 
     return signature, generate
 
 
-_TRUTH = ir.VectorType(ir.IntType(1), LANES)
-_SIZE: dict[StoredDtype, int] = {"BF16": 2, "F16": 2, "F32": 4}
-
-
-def _pointer(builder: ir.IRBuilder, dtype: StoredDtype, at: Any) -> Any:
-    return builder.inttoptr(at, ir.IntType(8 * _SIZE[dtype]).as_pointer())
-
-
 def _load_block(builder: ir.IRBuilder, dtype: StoredDtype, at: Any) -> list[Any]:
-    kind = VI32 if dtype == "F32" else VI16
-    pointer = _pointer(builder, dtype, at)
+    kind, pointer = stored_vector(dtype), pointer_to(builder, dtype, at)
     return [
-        load(builder, pointer, ir.Constant(I64, n), kind, _SIZE[dtype])
+        load(builder, pointer, ir.Constant(I64, n), kind, SIZE[dtype])
         for n in range(0, BLOCK, LANES)
     ]
 

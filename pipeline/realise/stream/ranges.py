@@ -82,7 +82,7 @@ def ranges(shards: Iterable[Shard]) -> Iterator[Copied | ChangedRows]:
 def _ranges(shard: Shard) -> Iterator[Copied | ChangedRows]:
     run: Copied | None = None
     for tensor, at in shard.tensors:
-        if tensor.base is None:
+        if tensor.base is None or not tensor.bytes:
             continue
         if not tensor.copied:
             yield from _rows(tensor, shard.name, at)

@@ -16,17 +16,20 @@ from numba.extending import intrinsic
 
 from pipeline.realise.stream.vectors import (
     F32,
-    I32,
     I64,
     LANES,
+    SIZE,
     STORED,
+    TRUTH,
     VF32,
-    VI16,
-    VI32,
+    any_lane,
     exponent_full,
     load,
     narrow,
+    pointer_to,
     splat,
+    store,
+    stored_vector,
     widen,
 )  # fmt: skip
 
@@ -48,15 +51,14 @@ def _tile(  # type: ignore[no-untyped-def]
     """
     pointer, count = types.uintp, types.intp
     dtype = STORED[kind]
-    stored = VI32 if dtype == "F32" else VI16
-    size = 4 if dtype == "F32" else 2
+    stored, size = stored_vector(dtype), SIZE[dtype]
     signature = types.int32(
         kind, pointer, count, pointer, count, pointer, count, count, types.float32
     )
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         _, w, ldw, a, lda, b, ldb, rank, scale = args
-        w_pointer = builder.inttoptr(w, ir.IntType(size * 8).as_pointer())
+        w_pointer = pointer_to(builder, dtype, w)
         a_pointer = builder.inttoptr(a, F32.as_pointer())
         b_pointer = builder.inttoptr(b, F32.as_pointer())
         insert: Any = cgutils.get_or_insert_function
@@ -90,7 +92,7 @@ def _tile(  # type: ignore[no-untyped-def]
         builder.position_at_end(end)
         scales = splat(builder, scale, VF32)
         changed = ir.Constant(stored, [0] * LANES)
-        broken = ir.Constant(ir.VectorType(ir.IntType(1), LANES), [0] * LANES)
+        broken = ir.Constant(TRUTH, [0] * LANES)
         for i in range(ROWS):
             for v in range(_VECTORS):
                 offset = builder.add(
@@ -99,20 +101,12 @@ def _tile(  # type: ignore[no-untyped-def]
                 old = load(builder, w_pointer, offset, stored, size)
                 delta = builder.fmul(totals[i][v], scales)
                 new = narrow(builder, dtype, builder.fadd(widen(builder, dtype, old), delta))
-                where = builder.bitcast(builder.gep(w_pointer, [offset]), stored.as_pointer())
-                builder.store(new, where).align = size
+                store(builder, dtype, new, w_pointer, offset)
                 changed = builder.or_(changed, builder.xor(old, new))
                 broken = builder.or_(broken, exponent_full(builder, dtype, new))
         any_changed = builder.icmp_unsigned("!=", changed, ir.Constant(stored, [0] * LANES))
-        flags = [(any_changed, CHANGED), (broken, NOT_FINITE)]
-        result: Any = ir.Constant(I32, 0)
-        for vector, flag in flags:
-            word = builder.bitcast(vector, ir.IntType(LANES))
-            some = builder.icmp_unsigned("!=", word, ir.Constant(ir.IntType(LANES), 0))
-            result = builder.or_(
-                result, builder.select(some, ir.Constant(I32, flag), ir.Constant(I32, 0))
-            )
-        return result
+        changed_flag = any_lane(builder, any_changed, CHANGED)
+        return builder.or_(changed_flag, any_lane(builder, broken, NOT_FINITE))
 
     return signature, generate
 

@@ -20,12 +20,16 @@ BITS: dict[StoredDtype, Any] = {"BF16": np.uint16, "F16": np.int16, "F32": np.ui
 STORED: dict[Any, StoredDtype] = {types.uint16: "BF16", types.int16: "F16", types.uint32: "F32"}
 """The same as numba names them."""
 
+SIZE: dict[StoredDtype, int] = {"BF16": 2, "F16": 2, "F32": 4}
+"""Bytes of an element."""
+
 LANES = 16
 F32, I32, I64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 VF32 = ir.VectorType(F32, LANES)
 VI32 = ir.VectorType(I32, LANES)
 VI16 = ir.VectorType(ir.IntType(16), LANES)
 VF16 = ir.VectorType(ir.HalfType(), LANES)
+TRUTH = ir.VectorType(ir.IntType(1), LANES)
 
 
 def every(value: int) -> ir.Constant:
@@ -69,6 +73,28 @@ def exponent_full(builder: ir.IRBuilder, dtype: StoredDtype, raw: Any) -> Any:
     mask = {"F32": 0x7F800000, "F16": 0x7C00, "BF16": 0x7F80}[dtype]
     wide = raw if dtype == "F32" else builder.zext(raw, VI32)
     return builder.icmp_unsigned("==", builder.and_(wide, every(mask)), every(mask))
+
+
+def stored_vector(dtype: StoredDtype) -> ir.VectorType:
+    """The raw numbers of one vector."""
+    return VI32 if dtype == "F32" else VI16
+
+
+def pointer_to(builder: ir.IRBuilder, dtype: StoredDtype, address: Any) -> Any:
+    """An address, given as an integer, as a pointer to raw numbers."""
+    return builder.inttoptr(address, ir.IntType(8 * SIZE[dtype]).as_pointer())
+
+
+def store(builder: ir.IRBuilder, dtype: StoredDtype, value: Any, pointer: Any, offset: Any) -> None:
+    where = builder.bitcast(builder.gep(pointer, [offset]), value.type.as_pointer())
+    builder.store(value, where).align = SIZE[dtype]
+
+
+def any_lane(builder: ir.IRBuilder, truth: Any, flag: int) -> Any:
+    """The flag as an int32 when some lane of a vector of truth is true, else 0."""
+    word = builder.bitcast(truth, ir.IntType(LANES))
+    some = builder.icmp_unsigned("!=", word, ir.Constant(ir.IntType(LANES), 0))
+    return builder.select(some, ir.Constant(I32, flag), ir.Constant(I32, 0))
 
 
 def load(builder: ir.IRBuilder, pointer: Any, offset: Any, kind: ir.VectorType, align: int) -> Any:

@@ -151,7 +151,7 @@ def test_blocks_of_a_weight_in_4_bits_are_those_of_the_whole(
     """However it is cut: each number is given back by the level of its own block of 64."""
     weight = RANDOM.standard_normal((300, 64), np.float32) * np.logspace(-9, 3, 300)[:, None]
     stored = save(tmp_path / "base.safetensors", {"w": weight.astype(np.float32)})
-    tensor = Tensor("w", stored["w"], through=Quantization("nf4", double_quant))
+    tensor = Tensor("w", stored["w"], changes=(Quantization("nf4", double_quant),))
     write(lay_out([tensor], 10**9), tmp_path / "whole", threads=1)
     monkeypatch.setattr(engine, "BLOCK", 1024)
     monkeypatch.setattr(ranges, "CHANGED_AT_ONCE", 3000)
@@ -173,7 +173,7 @@ def test_a_base_that_cannot_be_quantized_names_the_tensor(
     weight = np.ones((4, 64), np.float32)
     weight[3, 5] = np.nan
     stored = save(tmp_path / "base.safetensors", {"w": weight})
-    tensor = Tensor("w", stored["w"], through=Quantization("nf4", double_quant))
+    tensor = Tensor("w", stored["w"], changes=(Quantization("nf4", double_quant),))
     with pytest.raises(MergeError, match="cannot be quantized") as caught:
         write(lay_out([tensor], 10**9), tmp_path / "out", safe=False)
     assert caught.value.where == "w"

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.accounting.direct import MAX_RANK
+from pipeline.accounting.lora import MAX_RANK
 from pipeline.realise.stream.kernels import (
     BITS,
     CHANGED,
