@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+from pipeline.accounting.layout import Tensor
+from pipeline.accounting.processor import cores
 from pipeline.blueprint import Blueprint, Dtype
 from pipeline.checkpoint.adapter import inspect_adapter
 from pipeline.checkpoint.base import BaseCheckpoint, inspect_base
@@ -15,6 +17,11 @@ from pipeline.errors import InputError
 BYTES: Mapping[Dtype, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
 LIBRARIES = 700_000_000
 """Resident bytes of torch, transformers, peft and bitsandbytes themselves, measured on a CPU."""
+_STREAM = 170_000_000
+"""Resident bytes of Python, numpy and numba with its kernels."""
+_SUMMED_BY_TORCH = 210_000_000
+"""Those of torch, which finds the mean of scales that are quantized too."""
+_BUFFER = 1 << 20
 
 _KEPT_WHOLE = ("embed", "lm_head", "wte", "wpe", "embed_out")
 """Parts of the names of matrices that bitsandbytes leaves in full precision."""
@@ -38,6 +45,17 @@ def live_bytes(blueprint: Blueprint) -> int:
     if blueprint.dequantize:
         model += _in_memory(replace(blueprint, dequantize=False), base, dtype) // 8
     return model + 2 * sum(_adapter_bytes(blueprint))
+
+
+def stream_bytes(tensors: Iterable[Tensor]) -> int:
+    """Most bytes that a stream takes, libraries included: each thread has a buffer and a pair of factors."""
+    factors = scales = 0
+    for tensor in tensors:
+        for delta in tensor.deltas:
+            factors = max(factors, sum(math.prod(f.info.shape) for f in (delta.a, delta.b)) * 4)
+        if tensor.through is not None and tensor.through.double_quant:
+            scales = max(scales, _SUMMED_BY_TORCH + math.prod(tensor.form.shape) // 64 * 4)
+    return _STREAM + cores() * (_BUFFER + factors) + scales
 
 
 def _adapter_bytes(blueprint: Blueprint) -> list[int]:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pipeline import estimate, tracking
-from pipeline.accounting.choice import Choice, choose
-from pipeline.blueprint import Blueprint, Folder, SavedDtype, State
+from pipeline.accounting.claims import Claims, claims_of
+from pipeline.blueprint import Blueprint, State
 from pipeline.checkpoint.adapter import inspect_adapter
 from pipeline.checkpoint.base import inspect_base
 from pipeline.checkpoint.pending import is_pending, pending_folder
 from pipeline.checkpoint.source import Source
 from pipeline.errors import InputError, MergelineError, Problem, RecipeError, Refused
 from pipeline.narrate import tell_step
+from pipeline.outputs import Disk, PlannedOutput, not_to_be_streamed, planned_outputs, room
 from pipeline.recipe.model import Recipe, StepCall
-from pipeline.report.units import size
 
 
 @dataclass(frozen=True)
@@ -31,16 +29,11 @@ class PlannedStep:
 
 
 @dataclass(frozen=True)
-class PlannedOutput:
-    """A folder that a step will write."""
+class PlannedAdapter:
+    """An adapter, and how its tensors meet the base."""
 
-    step_id: str
-    path: Path
-    kind: Literal["model", "adapter"]
-    bytes: int | None
-    """Estimated size of the weights; None when nothing tells."""
-    choice: Choice | None = None
-    """The realiser of a model and why; None for an adapter, which is copied."""
+    reference: str
+    claims: Claims
 
 
 @dataclass(frozen=True)
@@ -53,12 +46,18 @@ class Plan:
     steps: tuple[PlannedStep, ...]
     sources: tuple[Source, ...]
     """The bases and adapters that are read."""
+    adapters: tuple[PlannedAdapter, ...]
     outputs: tuple[PlannedOutput, ...]
     peak_memory_bytes: int | None
-    """Estimated, for the model in memory and the libraries; None when no step needs a model."""
-    free_disk_bytes: int
-    """Where the run's folder will be."""
+    """Estimated, of the step that takes most; None when no step reads weights."""
+    disks: tuple[Disk, ...]
+    """First the one of the run's folder."""
     warnings: tuple[str, ...] = ()
+
+    @property
+    def free_disk_bytes(self) -> int:
+        """Where the run's folder will be."""
+        return self.disks[0].free
 
     @property
     def engine(self) -> str:
@@ -85,19 +84,21 @@ class Plan:
                 }
                 for source in self.sources
             ],
-            "outputs": [
+            "adapters": [
                 {
-                    "step": o.step_id,
-                    "path": str(o.path),
-                    "kind": o.kind,
-                    "bytes": o.bytes,
-                    "engine": o.choice and o.choice.engine,
-                    "engine_reason": o.choice and o.choice.reason,
+                    "reference": adapter.reference,
+                    "tensors": adapter.claims.tensors,
+                    "modules": adapter.claims.modules,
+                    "left_to_the_load": list(adapter.claims.later),
                 }
-                for o in self.outputs
+                for adapter in self.adapters
             ],
+            "outputs": [output.to_dict() for output in self.outputs],
             "peak_memory_bytes": self.peak_memory_bytes,
-            "free_disk_bytes": self.free_disk_bytes,
+            "disks": [
+                {"path": str(disk.path), "needed_bytes": disk.needed, "free_bytes": disk.free}
+                for disk in self.disks
+            ],
             "warnings": list(self.warnings),
         }
 
@@ -112,19 +113,21 @@ def make_plan(recipe: Recipe) -> Plan:
     problems += refused
     if problems:
         raise RecipeError(problems)
-    outputs = tuple(_outputs(recipe, states))
-    problems += _not_to_be_streamed(recipe, outputs)
-    problems += _without_room(recipe, outputs)
+    sources = tuple(_sources(states))
+    outputs = tuple(planned_outputs(recipe, states))
+    disks, no_room = room(recipe, sources, outputs)
+    problems += [*not_to_be_streamed(recipe, outputs), *no_room]
     if problems:
         raise RecipeError(problems)
     return Plan(
         recipe=recipe,
         states=tuple(states),
         steps=tuple(steps),
-        sources=tuple(_sources(states)),
+        sources=sources,
+        adapters=tuple(_claims(states)),
         outputs=outputs,
-        peak_memory_bytes=_peak_memory(states),
-        free_disk_bytes=_free_bytes(recipe.run_dir),
+        peak_memory_bytes=_peak_memory(recipe, states, outputs),
+        disks=disks,
         warnings=states[-1].warnings if states else (),
     )
 
@@ -195,71 +198,36 @@ def _sources(states: list[State]) -> Iterator[Source]:
                 yield inspect_adapter(adapter).source
 
 
-def _outputs(recipe: Recipe, states: list[State]) -> Iterator[PlannedOutput]:
-    known: tuple[Folder, ...] = ()
+def _claims(states: Sequence[State]) -> Iterator[PlannedAdapter]:
+    """For each adapter on each base, once; those that the recipe itself writes have no tensors yet."""
+    seen: set[tuple[str | None, ...]] = set()
+    for state in states:
+        if state.blueprint is None or pending_folder(state.blueprint.base.model, "model", state):
+            continue
+        base = state.blueprint.base
+        for adapter in state.blueprint.all_adapters:
+            key = (base.model, base.revision, adapter.path, adapter.revision)
+            if key not in seen and not is_pending(adapter, state):
+                seen.add(key)
+                claims = claims_of(inspect_adapter(adapter), inspect_base(base))
+                yield PlannedAdapter(adapter.path, claims)
+
+
+def _peak_memory(
+    recipe: Recipe, states: Sequence[State], outputs: Sequence[PlannedOutput]
+) -> int | None:
+    """Of the step that takes most: those with a model in memory, and streams, which hold none."""
+    live = {call.id for call in recipe.steps if call.step.live}
+    peaks = []
+    for output in outputs:
+        if output.choice is not None and output.choice.work is not None:
+            peaks.append(estimate.stream_bytes(output.choice.work.tensors))
+        elif output.choice is not None:
+            live.add(output.step_id)
     for call, state in zip(recipe.steps, states, strict=True):
-        for folder in state.folders[len(known) :]:
-            choice = None
-            if folder.kind == "model":
-                choice = choose(folder.blueprint, _dtype_of(call), recipe.engine)
-            weights = _bytes_of(folder, call, state)
-            yield PlannedOutput(call.id, folder.path, folder.kind, weights, choice)
-        known = state.folders
-
-
-def _bytes_of(folder: Folder, call: StepCall, state: State) -> int | None:
-    if folder.kind == "model":
-        dtype = _dtype_of(call)
-        try:
-            return estimate.saved_bytes(folder.blueprint, None if dtype == "keep" else dtype)
-        except InputError:
-            return None  # of a base that an earlier step writes
-    known = [a for a in folder.blueprint.all_adapters if not is_pending(a, state)]
-    return inspect_adapter(known[-1]).bytes if known else None
-
-
-def _dtype_of(call: StepCall) -> SavedDtype:
-    """The dtype in which a step saves a model."""
-    dtype: SavedDtype = getattr(call.settings, "dtype", "keep")
-    return dtype
-
-
-def _not_to_be_streamed(recipe: Recipe, outputs: tuple[PlannedOutput, ...]) -> Iterator[Problem]:
-    """Models that the recipe wants streamed and that only the live realiser can make."""
-    if recipe.engine != "stream":
-        return
-    for output in outputs:
-        if output.choice is not None and output.choice.engine == "live":
-            yield Problem(
-                f"{output.step_id} cannot be streamed: {output.choice.reason}",
-                fix="use `engine: auto`, which builds the model in memory where it must",
-                key="engine",
-                place=recipe.place("engine"),
-            )
-
-
-def _without_room(recipe: Recipe, outputs: tuple[PlannedOutput, ...]) -> Iterator[Problem]:
-    """Outputs for which the disk has no room, counting those before them on the same disk."""
-    needed: dict[int, int] = {}
-    for output in outputs:
-        parent = _existing(output.path)
-        disk = parent.stat().st_dev
-        needed[disk] = needed.get(disk, 0) + (output.bytes or 0)
-        free = shutil.disk_usage(parent).free
-        if needed[disk] > free:
-            key = f"{output.step_id}.path"
-            yield Problem(
-                f"needs about {size(needed[disk])} on the disk of {parent}, and {size(free)} are free",
-                fix="free some space, or write to another disk",
-                key=key,
-                place=recipe.place(key),
-            )
-
-
-def _peak_memory(states: list[State]) -> int | None:
-    blueprints = [state.blueprint for state in states if state.blueprint is not None]
-    sizes = [_live_bytes(blueprint) for blueprint in blueprints]
-    return max(sizes) + estimate.LIBRARIES if sizes else None
+        if call.id in live and state.blueprint is not None:
+            peaks.append(_live_bytes(state.blueprint) + estimate.LIBRARIES)
+    return max(peaks, default=None)
 
 
 def _live_bytes(blueprint: Blueprint) -> int:
@@ -267,12 +235,3 @@ def _live_bytes(blueprint: Blueprint) -> int:
         return estimate.live_bytes(blueprint)
     except InputError:
         return 0
-
-
-def _free_bytes(path: Path) -> int:
-    return shutil.disk_usage(_existing(path)).free
-
-
-def _existing(path: Path) -> Path:
-    path = path.expanduser().absolute()
-    return next(parent for parent in (path, *path.parents) if parent.exists())

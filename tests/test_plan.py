@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from pipeline import estimate
-from pipeline import plan as planning
+from pipeline import estimate, outputs, tracking
 from pipeline.blueprint import Base, Blueprint, Quantization
 from pipeline.errors import Problem, RecipeError
 from pipeline.plan import Plan, make_plan
@@ -141,9 +140,9 @@ steps:
 def test_engine_stream_is_refused_with_the_reason_where_only_live_is_exact(
     folders: dict[str, str],
 ) -> None:
-    (problem,) = problems(MERGE.format(**folders), "engine=stream", "load_base.trust_remote_code=true")
+    (problem,) = problems(MERGE.format(**folders), "engine=stream", "load_base.quantization=int8")
 
-    assert problem.what == "save cannot be streamed: the base runs code of its own"
+    assert problem.what == "save cannot be streamed: the base is quantized to int8"
     assert "engine: auto" in str(problem.fix)
     assert str(problem.place) == "command line"
 
@@ -152,12 +151,12 @@ def test_engine_stream_is_refused_with_the_reason_where_only_live_is_exact(
 def test_what_cannot_be_streamed_goes_live_and_says_why(
     folders: dict[str, str], engine: str
 ) -> None:
-    made = plan(MERGE.format(**folders), f"engine={engine}", "load_base.trust_remote_code=true")
+    made = plan(MERGE.format(**folders), f"engine={engine}", "load_base.quantization=int8")
 
     assert made.engine == "live"
     (output,) = made.outputs
     assert output.choice is not None
-    why = {"auto": "the base runs code of its own", "live": "asked for"}
+    why = {"auto": "the base is quantized to int8", "live": "asked for"}
     assert output.choice.reason == why[engine]
 
 
@@ -206,7 +205,7 @@ def test_a_full_disk_is_refused_at_the_path_of_the_step(
     folders: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(planning.shutil, "disk_usage", lambda path: usage(10**6, 0, 30_000))
+    monkeypatch.setattr(outputs.shutil, "disk_usage", lambda path: usage(10**6, 0, 30_000))
     twice = MERGE + '  - save: {{id: again, path: "${{run.dir}}/again"}}\n'
 
     assert plan(MERGE.format(**folders)).free_disk_bytes == 30_000
@@ -271,7 +270,7 @@ steps:
 def test_a_tracker_that_is_not_installed_is_told(
     folders: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(planning.tracking, "check", lambda name: f"{name} is not installed")
+    monkeypatch.setattr(tracking, "check", lambda name: f"{name} is not installed")
 
     (problem,) = problems(MERGE.format(**folders), "tracking=mlflow")
 

@@ -1,8 +1,14 @@
-"""What this processor can do, where bitsandbytes rounds by it."""
+"""What this processor can do: how much at a time, and how bitsandbytes rounds on it."""
 
 from __future__ import annotations
 
+import os
 from functools import cache
+
+
+def cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @cache

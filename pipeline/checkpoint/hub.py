@@ -67,6 +67,15 @@ def download(repo: str, commit: str, names: Sequence[str]) -> Path:
     return folders.pop()
 
 
+def not_cached(repo: str, commit: str, names: Sequence[str]) -> tuple[Path, list[str]]:
+    """The folder of the Hub's cache, and those of the files that it does not hold."""
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    found = {name: try_to_load_from_cache(repo, name, revision=commit) for name in names}
+    missing = [name for name, path in found.items() if not isinstance(path, str)]
+    return Path(constants.HF_HUB_CACHE), missing
+
+
 def read_safetensors_header(repo: str, commit: str, name: str) -> bytes:
     """The first bytes of a safetensors file, to the end of its header, without fetching the rest."""
     from huggingface_hub import hf_hub_url, try_to_load_from_cache

@@ -51,6 +51,13 @@ class Source:
         names = [name for name in self.files if patterns is None or _matches(name, patterns)]
         return hub.download(self.repo, self.commit, names)
 
+    def to_download(self) -> tuple[Path, int] | None:
+        """The Hub's cache and the bytes that a fetch of all files would add to it; None for a folder."""
+        if self.repo is None or self.commit is None:
+            return None
+        cache, missing = hub.not_cached(self.repo, self.commit, list(self.files))
+        return cache, sum(self.files[name] for name in missing)
+
     def only(self, names: Iterable[str]) -> Source:
         """The same source with those of the named files that it has."""
         return replace(self, files={name: self.files[name] for name in names if name in self.files})

@@ -6,6 +6,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.accounting.claims import Claims
+from pipeline.outputs import PlannedOutput
 from pipeline.plan import Plan
 from pipeline.report.output import standard_output
 from pipeline.report.units import size
@@ -40,13 +42,36 @@ def _figures(plan: Plan) -> Table:
         at = f" at {source.commit[:12]}" if source.commit else ""
         figures = f"{size(sum(source.files.values()))} in {len(source.files)} files"
         table.add_row("reads", Text(f"{source.reference}{at}: {figures}"))
+    for adapter in plan.adapters:
+        table.add_row("claims", Text(f"{adapter.reference}: {_claims(adapter.claims)}"))
     for output in plan.outputs:
-        about = f"about {size(output.bytes)}" if output.bytes is not None else "size not known yet"
-        table.add_row("writes", Text(f"{output.path}: {about}"))
+        table.add_row("writes", Text(f"{output.path}: {_files(output)}"))
         if output.choice:
             table.add_row("", Text(f"{output.choice.engine}: {output.choice.reason}"))
-    table.add_row("disk", f"{size(plan.free_disk_bytes)} free")
+    for disk in plan.disks:
+        needed = f"{size(disk.needed)} needed, " if disk.needed else ""
+        at = f" at {disk.path}" if len(plan.disks) > 1 else ""
+        table.add_row("disk", Text(f"{needed}{size(disk.free)} free{at}"))
     if plan.peak_memory_bytes is not None:
         table.add_row("memory", f"about {size(plan.peak_memory_bytes)} at most")
     table.add_row("run", Text(str(plan.recipe.run_dir)))
     return table
+
+
+def _claims(claims: Claims) -> str:
+    if not claims.tensors:
+        return "its tensors are told when it is loaded"
+    count, later = claims.tensors, len(claims.later)
+    placed = f"{count - later} of {count}" if later else f"all {count}"
+    rest = "; the others when it is loaded" if later else ""
+    return f"{placed} tensors, by {claims.modules} modules of the base{rest}"
+
+
+def _files(output: PlannedOutput) -> str:
+    if output.bytes is None:
+        return "size not known yet"
+    if not output.files:
+        return f"about {size(output.bytes)}"
+    count = len(output.files)
+    largest = f" of up to {size(max(output.files.values()))}" if count > 1 else ""
+    return f"{size(output.bytes)} in {count} file{'s' if count > 1 else ''}{largest}"

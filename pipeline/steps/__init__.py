@@ -76,6 +76,7 @@ class Step(Generic[S]):
         describe: Callable[[S, State], State],
         needs: Iterable[Thing],
         makes: Iterable[Thing],
+        live: bool,
     ) -> None:
         self.describe = describe
         self.name = describe.__name__
@@ -83,6 +84,7 @@ class Step(Generic[S]):
         self.settings: type[S] = get_type_hints(describe)["settings"]
         self.needs = frozenset(needs)
         self.makes = frozenset(makes)
+        self.live = live
         self.action: Callable[[S, RunContext], None] | None = None
 
     @property
@@ -100,15 +102,16 @@ _registry: dict[str, Step[Any]] = {}
 
 
 def step(
-    *, needs: Iterable[Thing] = (), makes: Iterable[Thing] = ()
+    *, needs: Iterable[Thing] = (), makes: Iterable[Thing] = (), live: bool = False
 ) -> Callable[[Callable[[S, State], State]], Step[S]]:
     """Register a describing function as a step.
 
-    `needs` and `makes` let a recipe be refused before anything is read when a step comes too early.
+    `needs` and `makes` let a recipe be refused before anything is read when a step comes too early;
+    `live` says that its action has the model in memory, which the plan counts.
     """
 
     def register(describe: Callable[[S, State], State]) -> Step[S]:
-        made = Step(describe, needs, makes)
+        made = Step(describe, needs, makes, live)
         known = _registry.get(made.name)
         if known is not None and known.describe.__module__ != describe.__module__:
             raise ValueError(

@@ -54,7 +54,7 @@ class EvaluateSettings:
     """Solved examples before each question of `lm_eval`, by default as each task says."""
 
 
-@step(needs=["base"])
+@step(needs=["base"], live=True)
 def evaluate(settings: EvaluateSettings, state: State) -> State:
     """Measure how good the model is, as it stands at this point.
 

@@ -33,7 +33,7 @@ class GenerateSettings:
     """With a chat template: the system message."""
 
 
-@step(needs=["base"])
+@step(needs=["base"], live=True)
 def generate(settings: GenerateSettings, state: State) -> State:
     """Write a text for each prompt, with the model as it stands at this point.
 

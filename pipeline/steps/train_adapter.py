@@ -66,7 +66,7 @@ class TrainAdapterSettings:
     """Decides the first weights of the adapter and the order of the examples; by default the recipe's."""
 
 
-@step(needs=["base"], makes=["adapter", "adapter folder"])
+@step(needs=["base"], makes=["adapter", "adapter folder"], live=True)
 def train_adapter(settings: TrainAdapterSettings, state: State) -> State:
     """Train a LoRA adapter on the base as it stands: QLoRA when the base is quantized.
 

@@ -42,7 +42,7 @@ class VerifySettings:
     """Least share of what the adapters changed in the logits that the saved model shows too."""
 
 
-@step(needs=["base"])
+@step(needs=["base"], live=True)
 def verify(settings: VerifySettings, state: State) -> State:
     """Compare a saved model with the base and adapters as they were trained; fail if it differs.
 

@@ -115,15 +115,19 @@ def test_headers_of_many_shards_are_asked_for_side_by_side_and_once(tmp_path: Pa
 def test_what_a_load_needs_is_fetched_at_the_commit_and_nothing_else(
     hub: Hub, tmp_path: Path
 ) -> None:
-    folder = ask(
+    before, folder, after = ask(
         """
         source = inspect_base(Base("owner/base", revision="v1")).source
-        tell(str(source.fetch()))
+        before = source.to_download()
+        tell([before[1], str(source.fetch()), source.to_download()[1]])
         """,
         tmp_path,
         hub.url,
     )
 
+    weights = (hub.repos["owner/base"] / "model.safetensors").stat().st_size
+    assert weights < before < weights + 1000
+    assert after == 0
     fetched = {p.relative_to(folder).as_posix() for p in Path(folder).rglob("*") if p.is_file()}
     assert fetched >= {"config.json", "model.safetensors", "tokenizer.json"}
     assert not fetched & {"pytorch_model.bin", "optimizer.pt"}
