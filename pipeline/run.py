@@ -8,7 +8,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -68,6 +68,8 @@ class RunContext:
         self._known: dict[Path, str] = {}
         self._used: list[Path] = []
         self._live: LiveModel | None = None
+        self.hashing: HashingAside | None = None
+        """The inputs that are hashed while the steps run."""
 
     @property
     def step_id(self) -> str:
@@ -155,6 +157,15 @@ class RunContext:
         used = sorted(set(self._used))
         return self.records(used, hash_inputs(used))
 
+    def hashes_of(self, files: Sequence[Path]) -> dict[Path, str]:
+        """The hashes of inputs. Waits for those that are being hashed while the steps run."""
+        aside = self.hashing
+        new = [file for file in files if aside is None or file not in aside.files]
+        size = sum(file.stat().st_size for file in new) + (aside.bytes if aside else 0)
+        with self.bar("hashing the inputs", size, unit="B") as bar:
+            known = aside.result(bar.advance) if aside else {}
+            return known | hash_inputs(new, bar.advance)
+
     def records(self, files: list[Path], hashes: Mapping[Path, str]) -> list[FileRecord]:
         """Files with the hashes that are known of them."""
         return [
@@ -183,9 +194,9 @@ def _run(recipe: Recipe, plan: Plan, console: Console) -> Manifest:
             record.write()
             log.info("recipe %s, overrides %s", recipe.path, list(recipe.overrides))
             console.run_started(recipe)
-            with _hashing_inputs(plan) as hashing:
+            with _hashing_inputs(plan) as context.hashing:
                 _run_steps(recipe, plan, context, record)
-                _finish_inputs(plan, context, record, hashing)
+                _finish_inputs(plan, context, record)
             record.status = "done"
         except _StepFailedError:
             record.status = "failed"
@@ -297,16 +308,11 @@ def _files_of(source: Source) -> list[Path]:
     return [folder / name for name in sorted(source.files) if (folder / name).is_file()]
 
 
-def _finish_inputs(
-    plan: Plan, context: RunContext, record: Manifest, hashing: HashingAside
-) -> None:
+def _finish_inputs(plan: Plan, context: RunContext, record: Manifest) -> None:
     """Put the hashes of what went in into the manifest; files of the Hub are hashed now."""
     context.record = StepRecord(id="inputs", step="inputs")
     files = [(source, _files_of(source)) for source in plan.sources]
-    fetched = [file for source, found in files if source.folder is None for file in found]
-    size = hashing.bytes + sum(file.stat().st_size for file in fetched)
-    with context.bar("hashing the inputs", size, unit="B") as bar:
-        known = hashing.result(bar.advance) | hash_inputs(fetched, bar.advance)
+    known = context.hashes_of([file for _, found in files for file in found])
     hashed: list[FileRecord] = []
     for source, found in files:
         for entry in context.records(found, known):

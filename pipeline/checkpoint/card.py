@@ -19,6 +19,12 @@ from pipeline.checkpoint.base import inspect_base
 from pipeline.checkpoint.source import Source, is_path
 
 _LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "safetensors")
+_RECEIPT = (
+    "## Is it whole?",
+    "",
+    "`mergeline.json` is the receipt: what this folder was made of, how, and what its files hash to. "
+    "`mergeline verify` on this folder checks it, `mergeline replay` makes it again.",
+)
 _PIPELINES: Mapping[str, str] = {
     "causal_lm": "text-generation",
     "sequence_classification": "text-classification",
@@ -97,7 +103,7 @@ def _body(blueprint: Blueprint) -> str:
             "",
         ]
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _LIBRARIES)
-    return "\n".join([*lines, "## Made with", "", versions, ""])
+    return "\n".join([*lines, "## Made with", "", versions, "", *_RECEIPT, ""])
 
 
 def _precision(blueprint: Blueprint) -> str:

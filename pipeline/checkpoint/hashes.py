@@ -20,6 +20,7 @@ class HashingAside:
     """Inputs that are hashed in threads of their own while other work goes on."""
 
     def __init__(self, files: Sequence[Path], *, threads: int = 2) -> None:
+        self.files = frozenset(files)
         self.bytes = sum(file.stat().st_size for file in files)
         self._done = 0.0
         self._stopped = Event()

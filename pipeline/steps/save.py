@@ -10,6 +10,8 @@ from pydantic import Field
 from pipeline.blueprint import Folder, SavedDtype, State
 from pipeline.checkpoint.publish import publishing, refuse_target
 from pipeline.errors import Refused
+from pipeline.receipt.make import write_receipt
+from pipeline.receipt.record import Saved
 from pipeline.steps import step, step_settings
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ class SaveSettings:
 @step(needs=["base"], makes=["model folder"])
 def save(settings: SaveSettings, state: State) -> State:
     """Write the model as it stands, with all that it needs to serve: config, tokenizer, chat template,
-    generation config, processor files and a model card."""
+    generation config, processor files, a model card and a receipt."""
     blueprint = state.blueprint
     assert blueprint is not None
     path = Path(settings.path)
@@ -60,5 +62,13 @@ def _(settings: SaveSettings, run: RunContext) -> None:
         written = write_model(
             run, folder, dtype=settings.dtype, max_shard_size=settings.max_shard_size
         )
-    run.made(Path(settings.path), written.hashes)
+        saved = Saved(
+            dtype=settings.dtype,
+            max_shard_size=settings.max_shard_size,
+            engine=run.recipe.engine,
+            device=run.recipe.device,
+            seed=run.recipe.seed,
+        )
+        hashes = write_receipt(run, folder, saved, written.hashes)
+    run.made(Path(settings.path), hashes)
     run.metrics({"bytes": written.bytes, "tensors": written.tensors})

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from pipeline.blueprint import Folder, State
 from pipeline.errors import Refused, VerificationError
+from pipeline.receipt.record import FILE_NAME, Proof, add_proof
 from pipeline.steps import step, step_settings
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class VerifySettings:
     """Least share of what the adapters changed in the logits that the saved model shows too."""
 
 
-@step(needs=["base"], live=True)
+@step(needs=["base"])
 def verify(settings: VerifySettings, state: State) -> State:
     """Compare a saved model with the base and adapters as they were trained; fail if it differs.
 
@@ -116,6 +117,9 @@ def _(settings: VerifySettings, run: RunContext) -> None:
         + ("" if kept is None else f", {kept:.1%} of the adapters' effect kept")
     )
     outside = _bounds(settings, default).broken_by(found, kept)
+    proof = Proof(step=run.step_id, passed=not outside, figures=dict(run.record.metrics))
+    if add_proof(folder.path, proof):
+        run.made(folder.path / FILE_NAME)
     if outside:
         prompt, position = found.worst
         raise VerificationError(

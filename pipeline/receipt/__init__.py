@@ -1,0 +1,1 @@
+"""The receipt: what a published model folder was made of, how, and what its files hash to."""
