@@ -38,6 +38,7 @@ LIBRARIES = (
     "llvmlite",
     "hydra-core",
     "omegaconf",
+    "lm_eval",
 )
 """Distributions whose version can change bytes of a result or the way in which a recipe is read."""
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.data import check_data_file, read_records
+from pipeline.data import check_data_file, kind_of, read_records
 from pipeline.errors import InputError
 
 
@@ -61,6 +61,21 @@ def test_a_limit_stops_reading_before_a_bad_line(tmp_path: Path) -> None:
         ('{"messages": []}', "must be a list of objects"),
         ('{"messages": [{"role": "user"}]}', "must be a list of objects"),
         ('{"messages": "hello"}', "must be a list of objects"),
+        ('{"question": " ", "choices": ["a", "b"], "answer": 0}', "`question` is empty"),
+        ('{"question": 1, "choices": ["a", "b"], "answer": 0}', "`question` must be text"),
+        ('{"question": "q", "choices": ["a"], "answer": 0}', "two or more different texts"),
+        ('{"question": "q", "choices": ["a", " a"], "answer": 0}', "two or more different texts"),
+        ('{"question": "q", "choices": ["a", 2], "answer": 0}', "two or more different texts"),
+        ('{"question": "q", "choices": "ab", "answer": 0}', "two or more different texts"),
+        ('{"question": "q", "choices": ["a", "b"], "answer": 2}', "none of the choices: 2"),
+        ('{"question": "q", "choices": ["a", "b"], "answer": -1}', "none of the choices: -1"),
+        ('{"question": "q", "choices": ["a", "b"], "answer": true}', "none of the choices: True"),
+        ('{"question": "q", "choices": ["a", "b"], "answer": "c"}', "none of the choices: 'c'"),
+        ('{"prompt": "p", "answer": 8}', "`answer` must be a text, or a list"),
+        ('{"prompt": "p", "answer": []}', "`answer` must be a text, or a list"),
+        ('{"prompt": "p", "answer": " "}', "`answer` must be a text, or a list"),
+        ('{"prompt": "p", "answer": "a\\nb"}', "`answer` has several lines"),
+        ('{"prompt": 7, "answer": "a"}', "`prompt` must be text"),
     ],
 )
 def test_a_bad_line_is_named_with_file_and_line(tmp_path: Path, line: str, what: str) -> None:
@@ -69,6 +84,46 @@ def test_a_bad_line_is_named_with_file_and_line(tmp_path: Path, line: str, what:
         read_records(path)
     assert caught.value.where == f"{path}:2"
     assert caught.value.fix
+
+
+def test_all_bad_lines_are_told_together(tmp_path: Path) -> None:
+    path = write(tmp_path, {"text": "a"}, "{", {"text": "b"}, {"txt": "c"})
+    with pytest.raises(InputError, match="2 examples are wrong") as caught:
+        read_records(path)
+    assert f"{path}:2: not JSON" in caught.value.what
+    assert f"{path}:4: the example has the fields `txt`" in caught.value.what
+
+
+def test_of_very_many_bad_lines_the_first_are_told(tmp_path: Path) -> None:
+    path = write(tmp_path, *["{"] * 25)
+    with pytest.raises(InputError, match="25 examples are wrong") as caught:
+        read_records(path)
+    assert f"{path}:20: " in caught.value.what
+    assert f"{path}:21: " not in caught.value.what
+    assert caught.value.what.endswith("and 5 more")
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind"),
+    [
+        ({"text": "a"}, "text"),
+        ({"prompt": "p", "completion": "c"}, "text"),
+        ({"prompt": "p", "completion": "c", "answer": 8}, "text"),
+        ({"question": "q", "choices": ["a", "b"], "answer": "b"}, "choices"),
+        ({"question": "q", "choices": ["a", "b"], "answer": 1}, "choices"),
+        ({"prompt": "p", "answer": ["8", "eight"]}, "answer"),
+    ],
+)
+def test_the_fields_say_what_an_example_is_for(
+    tmp_path: Path, fields: dict[str, Any], kind: str
+) -> None:
+    assert kind_of(read_records(write(tmp_path, fields))) == kind
+
+
+def test_a_file_of_several_kinds_is_refused_with_a_line_of_each(tmp_path: Path) -> None:
+    path = write(tmp_path, {"text": "a"}, {"text": "b"}, {"prompt": "p", "answer": "c"})
+    with pytest.raises(InputError, match="line 1 has `text` and line 3 has `prompt`, `answer`"):
+        kind_of(read_records(path))
 
 
 def test_bytes_that_are_no_text_are_named(tmp_path: Path) -> None:

@@ -54,7 +54,12 @@ def table(this: Figures, base: Figures | None) -> str:
         lines = _columns([[name, _value(value)] for name, value in this.values.items()])
     else:
         rows = [
-            [name, _value(base.values[name]), _value(this.values[name]), f"{change:+.4g}"]
+            [
+                name,
+                _value(base.values[name]),
+                _value(this.values[name]),
+                f"{change:+.4g}" if change else "0",
+            ]
             for name, change in changes(this, base).items()
         ]
         lines = _columns([["", "base", "this", "change"], *rows])
@@ -70,8 +75,6 @@ def _columns(rows: list[list[str]]) -> list[str]:
     """The first column to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
-        "  ".join(
-            [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row, widths, strict=True))][1:]
-        )
-        for row in rows
+        "  ".join([name.ljust(widths[0]), *map(str.rjust, cells, widths[1:])])
+        for name, *cells in rows
     ]

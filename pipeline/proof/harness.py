@@ -71,7 +71,7 @@ def run_tasks(
 ) -> Figures:
     """Measure a model on loaded tasks; figures are called `<task>.<metric>`.
 
-    Of a group, the figures of its tasks are details where it has figures of its own.
+    Standard errors are details, and so are the figures of a group's tasks where it has its own.
     """
     from lm_eval.evaluator import evaluate
     from lm_eval.models.huggingface import HFLM
@@ -94,17 +94,20 @@ def run_tasks(
     )
     assert found is not None  # as it is in all processes but the first of several
     figures = {name: _figures(result) for name, result in found["results"].items()}
-    parts = {
-        part for name in names if figures.get(name) for part in _parts(found, name) if part != name
-    }
+    parts = {part for name in names if figures.get(name) for part in _below(found, name)}
     values: dict[str, float] = {}
     details: dict[str, float] = {}
     for name, result in figures.items():
         for metric, value in result.items():
-            beside = name in parts or "_stderr" in metric
-            (details if beside else values)[f"{name}.{metric}"] = value
-    counts = {name: n["effective"] for name, n in found["n-samples"].items() if name not in parts}
-    return Figures(values, {f"{name}.examples": count for name, count in counts.items()}, details)
+            told = values if name not in parts and "_stderr" not in metric else details
+            told[f"{name}.{metric}"] = value
+    asked = {name: n["effective"] for name, n in found["n-samples"].items()}
+    examples = {
+        f"{name}.examples": sum(asked.get(part, 0) for part in {name, *_below(found, name)})
+        for name, result in figures.items()
+        if result and name not in parts
+    }
+    return Figures(values, examples, details)
 
 
 def _figures(result: Mapping[str, Any]) -> dict[str, float]:
@@ -116,10 +119,10 @@ def _figures(result: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-def _parts(found: Mapping[str, Any], group: str) -> set[str]:
-    """The tasks and groups below a group."""
-    below = set(found["group_subtasks"].get(group, ()))
-    return below.union(*(_parts(found, name) for name in below))
+def _below(found: Mapping[str, Any], group: str) -> set[str]:
+    """The tasks and groups that a group is made of; nothing for a task."""
+    own = set(found["group_subtasks"].get(group, ())) - {group}
+    return own.union(*(_below(found, name) for name in own))
 
 
 def _nearest(unknown: Sequence[str], known: Sequence[str]) -> str:

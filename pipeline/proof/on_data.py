@@ -44,12 +44,6 @@ def on_data(records: Sequence[Record], live: LiveModel, run: RunContext, way: Wa
     if kind == "text":
         return _know(records, live, run, way)
     writer = Writer(live.model, live.tokenizer, live.blueprint.base.task)
-    if way.chat and not writer.has_chat_template:
-        raise InputError(
-            "the tokenizer has no chat template",
-            where=f"{run.step_id}.chat",
-            fix="remove `chat: true`, to send questions and prompts as they are",
-        )
     window = window_of(live, way.window)
     if kind == "choices":
         with run.bar("evaluating", sum(len(r.fields["choices"]) for r in records)) as bar:
@@ -69,6 +63,16 @@ def on_data(records: Sequence[Record], live: LiveModel, run: RunContext, way: Wa
             chat=way.chat,
             max_new_tokens=way.max_new_tokens,
             done=bar.advance,
+        )
+
+
+def check_chat(live: LiveModel, run: RunContext) -> None:
+    """Raise InputError when there is no chat template to put a question into."""
+    if not getattr(live.tokenizer, "chat_template", None):
+        raise InputError(
+            "the tokenizer has no chat template",
+            where=f"{run.step_id}.chat",
+            fix="remove `chat: true`, to send questions and prompts as they are",
         )
 
 

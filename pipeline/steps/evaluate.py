@@ -16,7 +16,7 @@ from pipeline.data import read_records
 from pipeline.errors import InputError, Refused
 from pipeline.proof.figures import Figures, changes, joined, recorded, table
 from pipeline.proof.harness import load_tasks, missing, run_tasks
-from pipeline.proof.on_data import Way, kind_for, on_data, window_of
+from pipeline.proof.on_data import Way, check_chat, kind_for, on_data, window_of
 from pipeline.steps import step, step_settings
 
 if TYPE_CHECKING:
@@ -180,21 +180,22 @@ def _measuring(settings: EvaluateSettings, run: RunContext) -> Callable[[Bluepri
 
     def measure(blueprint: Blueprint) -> Figures:
         live = run.live(blueprint)
+        if settings.chat:
+            check_chat(live, run)
         parts = []
         if records is not None:
             parts.append(on_data(records, live, run, way))
         if tasks is not None:
-            parts.append(
-                run_tasks(
-                    tasks,
-                    live,
-                    names=settings.lm_eval,
-                    window=window_of(live, settings.window),
-                    batch_size=settings.batch_size,
-                    limit=settings.limit,
-                    chat=settings.chat,
-                )
+            found = run_tasks(
+                tasks,
+                live,
+                names=settings.lm_eval,
+                window=window_of(live, settings.window),
+                batch_size=settings.batch_size,
+                limit=settings.limit,
+                chat=settings.chat,
             )
+            parts.append(found)
         return joined(parts)
 
     return measure

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import json
 import math
 from collections.abc import Callable
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from pipeline.errors import InputError, Refused
+from pipeline.proof.harness import missing
 from tests.fixtures.session import Session
 
 Write = Callable[[str, str], str]
@@ -160,3 +162,272 @@ def test_examples_without_a_token_to_predict_are_an_error(
     session.do("load_base", model=str(base_model("llama")))
     with pytest.raises(InputError, match="no token of it can be measured"):
         session.do("evaluate", data=write("a.jsonl", lines({"text": "a"})))
+
+
+def test_a_long_text_is_measured_in_windows_that_overlap(
+    session: Session, write: Write, base_model: Callable[..., Path]
+) -> None:
+    """Against the sum written out: each token after what is before it in the first window that has it."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    base = base_model("llama", dtype="float32")
+    text = (
+        "Load the base, attach the adapter, merge, and be sure that it is the one you trained. " * 3
+    )
+    session.do("load_base", model=str(base))
+    found = session.do("evaluate", data=write("a.txt", text), window=32, stride=12, batch_size=3)
+    model = AutoModelForCausalLM.from_pretrained(base)
+    ids = AutoTokenizer.from_pretrained(base)(text)["input_ids"]
+    total, context = 0.0, []
+    for place in range(1, len(ids)):
+        start = max(0, -(-(place + 1 - 32) // 12) * 12)
+        context.append(place - start)
+        with torch.no_grad():
+            logits = model(torch.tensor([ids[start:place]])).logits[0, -1].double()
+        total -= logits.log_softmax(-1)[ids[place]].item()
+    assert min(context[31:]) == 32 - 12
+    assert len(ids) > 3 * 32
+    assert found.metrics["tokens"] == len(ids) - 1
+    assert found.metrics["loss"] == pytest.approx(total / (len(ids) - 1), rel=1e-5)
+    assert (found.metrics["window"], found.metrics["stride"]) == (32, 12)
+
+
+def test_a_window_is_the_context_of_the_model_unless_asked(
+    session: Session, write: Write, base_model: Callable[..., Path]
+) -> None:
+    data = write("a.txt", "Load the base, attach the adapter. " * 9)
+    session.do("load_base", model=str(base_model("gpt2")))
+    assert session.do("evaluate", data=data).metrics["window"] == 64
+    assert session.do("evaluate", data=data).metrics["stride"] == 32
+    with pytest.raises(InputError, match="know 64 positions, and `window` is 65"):
+        session.do("evaluate", data=data, window=65)
+    with pytest.raises(InputError, match="leave tokens without any before them"):
+        session.do("evaluate", data=data, stride=64)
+    with pytest.raises(Refused, match="without anything before them"):
+        session.describe("evaluate", data=data, window=16, stride=16)
+
+
+QUESTIONS = [
+    {"question": "How many legs has a spider?", "choices": ["Eight", "Four legs"], "answer": 0},
+    {"question": "What is the capital? ", "choices": ["Rome", " Paris", "step"], "answer": "Rome"},
+    {"question": "What is the capital?", "choices": ["adapter", "b"], "answer": 1},
+]
+
+
+def test_the_right_choice_is_the_likeliest_one_by_hand(
+    session: Session, write: Write, base_model: Callable[..., Path]
+) -> None:
+    base = base_model("llama", dtype="float32")
+    session.do("load_base", model=str(base))
+    found = session.do("evaluate", data=write("q.jsonl", lines(*QUESTIONS)), batch_size=2)
+    acc, acc_norm = [], []
+    answers = (session.run.dir / "evaluate.jsonl").read_text(encoding="utf-8").splitlines()
+    for question, said in zip(QUESTIONS, map(json.loads, answers), strict=True):
+        choices = [choice.strip() for choice in question["choices"]]
+        prompt = question["question"].strip()
+        by_choice = [-by_hand(base, f" {choice}", prompt)[0] for choice in choices]
+        by_character = [x / len(c) for x, c in zip(by_choice, choices, strict=True)]
+        right = 1 if question["answer"] == 1 else 0
+        acc.append(by_choice.index(max(by_choice)) == right)
+        acc_norm.append(by_character.index(max(by_character)) == right)
+        assert said["log_likelihoods"] == pytest.approx(by_choice, rel=1e-5)
+        assert (said["right"], said["answer"]) == (acc[-1], choices[right])
+    assert found.metrics == {
+        "acc": sum(acc) / 3,
+        "acc_norm": sum(acc_norm) / 3,
+        "questions": 3,
+    }
+    assert [output.path for output in found.outputs] == ["evaluate.jsonl"]
+
+
+def test_an_answer_matches_when_it_is_what_the_model_writes(
+    session: Session, write: Write, base_model: Callable[..., Path]
+) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    base = base_model("llama", dtype="float32")
+    model, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(base),
+        AutoTokenizer.from_pretrained(base),
+    )
+    ids = tokenizer("What is the capital?", return_tensors="pt")["input_ids"]
+    written = model.generate(ids, max_new_tokens=4, do_sample=False)[0, ids.shape[1] :]
+    text = tokenizer.decode(written, skip_special_tokens=True)
+    first = next(line for line in text.splitlines() if line.strip())
+    examples = [
+        {"prompt": "What is the capital?", "answer": [f' "{first.upper()}."', "Paris"]},
+        {"prompt": "What is the capital?", "answer": "Paris"},
+    ]
+    session.do("load_base", model=str(base))
+    data = write("a.jsonl", lines(*examples))
+    found = session.do("evaluate", data=data, max_new_tokens=4)
+    assert found.metrics == {"exact_match": 0.5, "prompts": 2}
+    answers = (session.run.dir / "evaluate.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(a)["right"] for a in answers] == [True, False]
+    assert json.loads(answers[0])["text"] == text
+
+
+def test_questions_and_prompts_that_do_not_fit_are_all_named(
+    session: Session, write: Write, base_model: Callable[..., Path]
+) -> None:
+    session.do("load_base", model=str(base_model("llama")))
+    long = "Load the base. " * 9
+    asked = write("q.jsonl", lines(*({**QUESTIONS[0], "question": q} for q in (long, "a", long))))
+    with pytest.raises(InputError, match="2 examples are wrong") as caught:
+        session.do("evaluate", data=asked, window=24)
+    assert f"{asked}:1: has " in caught.value.what
+    assert f"{asked}:3: has " in caught.value.what
+    prompt = write("p.jsonl", lines({"prompt": "Load the base.", "answer": "a"}))
+    with pytest.raises(InputError, match="there is room for 4") as caught:
+        session.do("evaluate", data=prompt, window=24, max_new_tokens=20)
+    assert caught.value.where == f"{prompt}:1"
+
+
+def test_chat_puts_questions_into_the_template(
+    session: Session, write: Write, base_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    from tests.fixtures.models import build_base, build_tokenizer
+
+    base = build_base(tmp_path / "base", dtype="float32")
+    asked = write("q.jsonl", lines(QUESTIONS[0]))
+    session.do("load_base", model=str(base))
+    with pytest.raises(InputError, match="no chat template"):
+        session.do("evaluate", data=asked, chat=True)
+    build_tokenizer(base, chat=True)
+    session.run.release()
+    session.do("evaluate", data=asked, chat=True)
+    (said,) = (session.run.dir / "evaluate.jsonl").read_text(encoding="utf-8").splitlines()
+    prompt = "<|user|>How many legs has a spider?\n<|assistant|>"
+    by_choice = [-by_hand(base, choice, prompt)[0] for choice in ("Eight", "Four legs")]
+    assert json.loads(said)["log_likelihoods"] == pytest.approx(by_choice, rel=1e-5)
+
+
+def adapted(session: Session, base: Path, folder: Path) -> Path:
+    """Load a base and attach an adapter to it; returns the adapter."""
+    from peft import LoraConfig
+
+    from tests.fixtures.models import build_adapter
+
+    config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    adapter = build_adapter(folder, base, config, scale=0.3)
+    session.do("load_base", model=str(base))
+    session.do("attach_adapter", path=str(adapter))
+    return adapter
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_the_change_against_the_base_is_told_with_one_model_in_memory_at_a_time(
+    session: Session,
+    write: Write,
+    base_model: Callable[..., Path],
+    tmp_path: Path,
+    merged: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from transformers import LlamaForCausalLM
+
+    base = base_model("llama", dtype="float32")
+    data = write("data.jsonl", lines(*({"text": text} for text in ("Load the base", "merge it"))))
+    session.do("load_base", model=str(base))
+    alone = session.do("evaluate", data=data).metrics
+    adapted(session, base, tmp_path / "adapter")
+    if merged:
+        session.do("merge")
+    session.run.release()
+
+    def models() -> list[Any]:
+        return [o for o in gc.get_objects() if type(o) is LlamaForCausalLM]
+
+    before = models()  # kept, so that none of their ids is given to another
+    others: list[int] = []
+    bar = session.run.console.bar
+
+    def watching(label: str, total: float, unit: str = "") -> Any:
+        if label == "building the model":
+            others.append(len({id(o) for o in models()} - {id(o) for o in before}))
+        return bar(label, total, unit)
+
+    monkeypatch.setattr(session.run.console, "bar", watching)
+    record = session.do("evaluate", data=data, compare="base")
+    found = record.metrics
+    assert others == [0, 0]
+    assert found["base.loss"] == alone["loss"]
+    assert found["loss"] != alone["loss"]
+    assert found["change.loss"] == found["loss"] - alone["loss"]
+    assert found["change.perplexity"] == found["perplexity"] - alone["perplexity"]
+    (note,) = record.notes
+    assert note.splitlines()[0].split() == ["base", "this", "change"]
+    assert note.splitlines()[1].split()[:2] == ["loss", f"{alone['loss']:.4g}"]
+    assert not record.warnings
+
+
+def test_answers_of_the_base_lie_beside_those_of_the_model(
+    session: Session, write: Write, base_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    adapted(session, base_model("llama"), tmp_path / "adapter")
+    asked = write("q.jsonl", lines(*QUESTIONS))
+    record = session.do("evaluate", data=asked, compare="base")
+    assert [output.path for output in record.outputs] == ["evaluate.base.jsonl", "evaluate.jsonl"]
+    this, base = (
+        (session.run.dir / name).read_text(encoding="utf-8")
+        for name in ("evaluate.jsonl", "evaluate.base.jsonl")
+    )
+    assert this != base
+
+
+def test_an_adapter_that_makes_no_difference_is_told(
+    session: Session, write: Write, base_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    from peft import LoraConfig
+
+    from tests.fixtures.models import build_adapter
+
+    base = base_model("llama")
+    config = LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    adapter = build_adapter(tmp_path / "adapter", base, config, scale=0.0)
+    session.do("load_base", model=str(base))
+    session.do("attach_adapter", path=str(adapter))
+    record = session.do("evaluate", data=write("a.txt", "Load the base"), compare="base")
+    assert record.metrics["change.loss"] == 0
+    assert any("make no difference" in warning for warning in record.warnings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "key", "what"),
+    [
+        ({}, "data", "nothing to measure with"),
+        ({"data": "a.txt", "compare": "base"}, "compare", "nothing to compare"),
+        ({"data": "a.txt", "few_shot": 2}, "few_shot", "changes nothing without tasks"),
+        ({"data": "a.txt", "include_path": "."}, "include_path", "changes nothing without tasks"),
+        ({"lm_eval": ["legs"], "include_path": "nowhere"}, "include_path", "no folder nowhere"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(
+    session: Session,
+    base_model: Callable[..., Path],
+    settings: dict[str, Any],
+    key: str,
+    what: str,
+) -> None:
+    session.do("load_base", model=str(base_model("llama")))
+    with pytest.raises(Refused, match=what) as caught:
+        session.describe("evaluate", **settings)
+    assert caught.value.key == key
+
+
+def test_a_classifier_answers_no_questions(
+    session: Session, write: Write, base_model: Callable[..., Path]
+) -> None:
+    session.do("load_base", model=str(base_model("bert")), task="sequence_classification")
+    with pytest.raises(Refused, match="a classification model answers no questions"):
+        session.describe("evaluate", data=write("q.jsonl", lines(*QUESTIONS)))
+
+
+@pytest.mark.skipif(not missing(), reason="the extra lm_eval is installed")
+def test_without_the_harness_its_tasks_are_refused_with_what_to_install(
+    session: Session, base_model: Callable[..., Path]
+) -> None:
+    session.do("load_base", model=str(base_model("llama")))
+    with pytest.raises(Refused, match="is not installed") as caught:
+        session.describe("evaluate", lm_eval=["arc_easy"])
+    assert caught.value.fix == "pip install 'mergeline[lm_eval]'"
