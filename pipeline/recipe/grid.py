@@ -13,7 +13,7 @@ from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, Glob, IntervalSweep, Override
+from hydra.core.override_parser.types import Glob, IntervalSweep, Override
 
 from pipeline.errors import COMMAND_LINE, Place, Problem, RecipeError
 from pipeline.recipe import loading
@@ -117,9 +117,7 @@ def _values(item: Said, loader: ConfigLoaderImpl) -> list[str]:
         raise RecipeError(
             [Problem("an interval is no list of values", fix, item.key, COMMAND_LINE)]
         )
-    parts = value.list if isinstance(value, ChoiceSweep) else [value]
-    if not any(isinstance(part, Glob) for part in parts):
-        return [str(text) for text in parsed.sweep_string_iterator()]
+    parts = [value] if isinstance(value, Glob) else parsed.sweep_iterator()
     found: list[str] = []
     for part in parts:
         if isinstance(part, Glob):

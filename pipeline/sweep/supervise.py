@@ -20,6 +20,7 @@ from typing import Any
 from pipeline.checkpoint.lock import only_writer
 from pipeline.errors import InputError, OutputError
 from pipeline.manifest import ErrorRecord, read_manifest
+from pipeline.steps import all_steps
 from pipeline.sweep import child
 from pipeline.sweep.ledger import FILE_NAME, Ending, JobLine, Ledger, Listed, SweepLine
 from pipeline.sweep.prepare import Asked, PlannedJob, SweepPlan, prepare
@@ -27,8 +28,9 @@ from pipeline.sweep.prepare import Asked, PlannedJob, SweepPlan, prepare
 Tell = Callable[[PlannedJob, JobLine], None]
 """Is told when a job begins and when it ends."""
 
-_PRELOADED = ["pipeline.sweep.child", "pipeline.plan", "pipeline.run", "pipeline.report.terminal"]
-"""Imported once, in the process from which those of the jobs are forked; nothing that starts threads."""
+_PRELOADED = ("pipeline.sweep.child", "pipeline.plan", "pipeline.run", "pipeline.report.terminal")
+"""Imported once, with the steps, in the process that those of the jobs are forked from: nothing that starts
+threads, which a fork would lose."""
 
 
 @dataclass
@@ -100,9 +102,9 @@ def _start(job: PlannedJob, folder: Path, ledger: Ledger, tell: Tell) -> _Runnin
     line = JobLine(job=job.recipe.fingerprint, folder=job.folder, status="running")
     ledger.append(line)
     tell(job, line)
-    # The jobs' parent has no threads, which a fork would lose, and it need not read what they all import.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_PRELOADED)
+    steps = {step.describe.__module__ for step in all_steps().values()}
+    context.set_forkserver_preload([*_PRELOADED, *sorted(steps)])
     answer, theirs = context.Pipe(duplex=False)
     arguments = (job.request, str(folder / job.folder), theirs)
     process = context.Process(target=child.main, args=arguments)
