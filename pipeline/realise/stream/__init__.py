@@ -11,7 +11,7 @@ from pipeline.accounting.layout import index_of, lay_out
 from pipeline.checkpoint.journal import Finished
 from pipeline.realise.outcome import check_changed, facts, unchanged_text
 from pipeline.realise.stream.engine import write_shards
-from pipeline.realise.stream.resume import check_unchanged, identities, resume
+from pipeline.realise.stream.resuming import check_unchanged, identities, resume
 
 if TYPE_CHECKING:
     from pipeline.run import RunContext
@@ -48,9 +48,8 @@ def stream_weights(
 
 
 def _write_config(work: Work, folder: Path) -> None:
-    """The base's config, with the dtype under the one name that loaders now read, and not quantized."""
-    gone = ("torch_dtype", "quantization_config")
-    config = {key: value for key, value in work.base.config.items() if key not in gone}
-    config["dtype"] = work.dtype
+    """The base's config, with the dtype under the one name that loaders now read."""
+    config = {key: value for key, value in work.base.config.items() if key != "torch_dtype"}
+    config["dtype"] = work.base.dtype
     text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False)
     (folder / "config.json").write_text(text + "\n", encoding="utf-8")
