@@ -48,8 +48,9 @@ def stream_weights(
 
 
 def _write_config(work: Work, folder: Path) -> None:
-    """The base's config, with the dtype under the one name that loaders now read."""
-    config = {key: value for key, value in work.base.config.items() if key != "torch_dtype"}
-    config["dtype"] = work.base.dtype
+    """The base's config, with the dtype under the one name that loaders now read, and not quantized."""
+    gone = ("torch_dtype", "quantization_config")
+    config = {key: value for key, value in work.base.config.items() if key not in gone}
+    config["dtype"] = work.dtype
     text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False)
     (folder / "config.json").write_text(text + "\n", encoding="utf-8")
