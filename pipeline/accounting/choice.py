@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.accounting.direct import Work, direct_work
+from pipeline.accounting.modular import why_not_modular
 from pipeline.accounting.not_direct import NotDirectError
 from pipeline.blueprint import Blueprint, Engine, SavedDtype
 from pipeline.errors import InputError
@@ -15,14 +16,11 @@ from pipeline.errors import InputError
 class Choice:
     """The realiser for one `save`."""
 
+    engine: Literal["stream", "live"]
     reason: str
     """In words for the plan."""
     work: Work | None = None
-    """What a stream will do; None for live."""
-
-    @property
-    def engine(self) -> Literal["stream", "live"]:
-        return "live" if self.work is None else "stream"
+    """What a stream will do, where it knows that without torch: each tensor by itself."""
 
 
 def choose(
@@ -33,14 +31,22 @@ def choose(
     With `fetch`, files of the Hub that a stream will read are downloaded.
     """
     if wanted == "live":
-        return Choice("asked for")
+        return Choice("live", "asked for")
+    try:
+        return _streamed(blueprint, dtype, fetch)
+    except InputError:
+        return Choice("live", "the base or an adapter is not there yet")
+
+
+def _streamed(blueprint: Blueprint, dtype: SavedDtype, fetch: bool) -> Choice:
     try:
         work = direct_work(blueprint, dtype, fetch=fetch)
     except NotDirectError as error:
-        return Choice(str(error))
-    except InputError:
-        return Choice("the base or an adapter is not there yet")
-    return Choice(f"tensor by tensor: {_counts(work)}", work=work)
+        why = why_not_modular(blueprint)
+        if why is not None:
+            return Choice("live", why)
+        return Choice("stream", f"a few modules at a time, by PEFT itself: {error}")
+    return Choice("stream", f"tensor by tensor: {_counts(work)}", work)
 
 
 def _counts(work: Work) -> str:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.accounting.choice import choose
 from pipeline.accounting.layout import parse_size
-from pipeline.blueprint import DTYPES, Blueprint, SavedDtype
-from pipeline.errors import InputError, MergeError
+from pipeline.blueprint import DTYPES, Blueprint, Dtype, SavedDtype
+from pipeline.errors import InputError
 
 if TYPE_CHECKING:
-    import torch
-
+    from pipeline.realise.stream.modules import Modules
     from pipeline.run import RunContext
 
 
@@ -47,28 +46,29 @@ def write_model(
 
     blueprint = run.blueprint
     choice = choose(blueprint, dtype, run.recipe.engine, fetch=True)
-    if choice.work is not None:
+    wanted = inspect_base(blueprint.base).dtype if dtype == "keep" else dtype
+    if choice.engine == "stream":
         from pipeline.realise.stream import stream_weights
 
         run.release()
-        files = stream_weights(run, choice.work, folder, max_shard_bytes=parse_size(max_shard_size))
+        by = None
+        work = choice.work
+        if work is None:
+            by = _modules(run, wanted)
+            work = by.work
+        size = parse_size(max_shard_size)
+        files = stream_weights(run, work, folder, max_shard_bytes=size, by=by)
         written = Written(
             sum(file.bytes for file in files),
-            len(choice.work.tensors),
-            choice.work.dtype,
+            len(work.tensors),
+            work.dtype,
             {file.name: file.blake3 for file in files},
         )
     else:
         clear_leftovers(folder)  # only a stream goes on with them
         live = run.live()
-        if live.invented:
-            raise InputError(
-                f"holds no {', '.join(sorted(live.invented)[:4])}, which would be saved with random values",
-                where=blueprint.base.model,
-                fix=f"check `task: {blueprint.base.task}` of `load_base`, and config.json",
-            )
+        _refuse_random(blueprint, live.invented)
         run.metrics(live.facts)
-        wanted = inspect_base(blueprint.base).dtype if dtype == "keep" else dtype
         if _recast(live.model, wanted, blueprint):
             # The model that the run keeps is no longer the one that the blueprint describes.
             run.release()
@@ -78,6 +78,38 @@ def write_model(
     copy_companions(blueprint, folder)
     write_card(folder, blueprint)
     return written
+
+
+def _modules(run: RunContext, dtype: Dtype) -> Modules:
+    """What transformers and PEFT will make for a stream, and what the user should know of it."""
+    from pipeline.checkpoint.base import inspect_base
+    from pipeline.realise.live import check_invented, labels_of
+    from pipeline.realise.stream.modules import plan_modules
+    from pipeline.realise.stream.reading import Reader
+
+    blueprint = run.blueprint
+    reader = Reader(inspect_base(blueprint.base))
+    modules = plan_modules(blueprint, dtype, reader, labels_of(blueprint))
+    if blueprint.all_adapters:
+        check_invented(blueprint, modules.of.invented)
+    else:
+        _refuse_random(blueprint, modules.of.invented)
+    if extra := modules.of.extra:
+        tell = run.warn if modules.of.unexpected else run.note
+        tell(
+            f"{len(extra)} tensors of {blueprint.base.model} have no place in the model as "
+            f"{blueprint.base.task} and are copied as they are, the first is {min(extra)}"
+        )
+    return modules
+
+
+def _refuse_random(blueprint: Blueprint, invented: Collection[str]) -> None:
+    if invented:
+        raise InputError(
+            f"holds no {', '.join(sorted(invented)[:4])}, which would be saved with random values",
+            where=blueprint.base.model,
+            fix=f"check `task: {blueprint.base.task}` of `load_base`, and config.json",
+        )
 
 
 def save_model(model: Any, folder: Path, *, max_shard_size: int | str) -> None:
@@ -123,33 +155,13 @@ def _recast(model: Any, wanted: str | None, blueprint: Blueprint) -> bool:
     """Cast the model's tensors to the dtype to write; False when there was nothing to do."""
     import torch
 
-    from pipeline.realise.load import cast_model
+    from pipeline.realise.recast import recast
 
     own = model.dtype
     if wanted not in DTYPES or blueprint.quantized or (new := getattr(torch, wanted)) == own:
         return False
-    _check_range(model, own, new)
-    cast_model(model, own, new)
+    recast(model, own, new)
     return True
-
-
-def _check_range(model: Any, own: torch.dtype, new: torch.dtype) -> None:
-    """Raise MergeError for a tensor with a value that is finite now and infinite in `new`."""
-    import torch
-
-    if torch.finfo(new).max >= torch.finfo(own).max:
-        return
-    for name, parameter in model.named_parameters():
-        if parameter.dtype != own or parameter.numel() == 0:
-            continue
-        low, high = torch.aminmax(parameter.data)
-        extremes = torch.stack((low, high))
-        if bool((torch.isinf(extremes.to(new)) & torch.isfinite(extremes)).any()):
-            raise MergeError(
-                f"values up to {float(extremes.abs().max()):.4g} overflow {str(new).removeprefix('torch.')}",
-                where=name,
-                fix="save as bfloat16 or float32",
-            )
 
 
 def _written(model: Any, folder: Path) -> Written:

@@ -1,7 +1,7 @@
 """The streaming realiser writes, bit for bit, what plain transformers, PEFT and bitsandbytes calls write.
 
 The table says what streams: (architecture) x (precision, through 4 bits or not) x (kind of adapter). What
-it does not name goes live, and `GOES_LIVE` says why.
+it does not name is made by PEFT itself (`test_modules.py`), and `NOT_DIRECT` says why.
 """
 
 from __future__ import annotations
@@ -389,11 +389,10 @@ def test_every_known_architecture_is_in_the_table() -> None:
     assert {f"{kind}ForCausalLM" for kind, _ in MODELS.values()} == ARCHITECTURES.keys()
 
 
-GOES_LIVE: dict[str, tuple[LoraConfig | IA3Config, dict[str, Any], dict[str, Any], str]] = {
+NOT_DIRECT: dict[str, tuple[LoraConfig | IA3Config, dict[str, Any], dict[str, Any], str]] = {
     "rows that are not whole blocks of 4 bits": (
         lora(), {"quantization": NF4}, {"dequantize": True}, "whole blocks",
     ),
-    "still quantized": (lora(), {"quantization": NF4}, {}, "stays quantized"),
     "DoRA": (lora(use_dora=True), {}, {}, "use_dora"),
     "saved modules": (lora(modules_to_save=["lm_head"]), {}, {}, "modules_to_save"),
     "bias": (lora(bias="all"), {}, {}, "bias: all"),
@@ -416,7 +415,7 @@ GOES_LIVE: dict[str, tuple[LoraConfig | IA3Config, dict[str, Any], dict[str, Any
         ("has", lambda feature: False, "rounds float16"),
     ],
 )
-def test_4_bits_on_unknown_ground_go_live(
+def test_4_bits_on_unknown_ground_are_not_direct(
     what: str, how: Any, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     blueprint = blueprint_of(case := in_4bit(dtype="float16"), *build(case, tmp_path))
@@ -424,24 +423,24 @@ def test_4_bits_on_unknown_ground_go_live(
     assert why in choose(blueprint, "keep", "auto").reason
 
 
-@pytest.mark.parametrize("name", GOES_LIVE)
-def test_what_is_not_exact_goes_live_and_says_why(name: str, tmp_path: Path) -> None:
-    config, of_base, of_blueprint, why = GOES_LIVE[name]
+@pytest.mark.parametrize("name", NOT_DIRECT)
+def test_what_the_direct_path_does_not_know_is_made_by_peft(name: str, tmp_path: Path) -> None:
+    config, of_base, of_blueprint, why = NOT_DIRECT[name]
     base = build_model(tmp_path / "base", "llama", "bfloat16")
     adapter = build_adapter(tmp_path / "adapter", base, config)
     blueprint = Blueprint(
         Base(str(base), **of_base), folds=(Fold((Adapter(str(adapter)),)),), **of_blueprint
     )
     choice = choose(blueprint, "keep", "auto")
-    assert choice.engine == "live"
+    assert (choice.engine, choice.work) == ("stream", None)
     assert why in choice.reason
 
 
-def test_an_option_that_an_empty_mapping_switches_on_goes_live(tmp_path: Path) -> None:
+def test_an_option_that_an_empty_mapping_switches_on_is_not_direct(tmp_path: Path) -> None:
     base = build_model(tmp_path / "base", "llama", "bfloat16")
     adapter = build_adapter(tmp_path / "adapter", base, lora())
     file = adapter / "adapter_config.json"
     config = json.loads(file.read_text()) | {"monteclora_config": {}}
     file.write_text(json.dumps(config))
     blueprint = Blueprint(Base(str(base)), folds=(Fold((Adapter(str(adapter)),)),))
-    assert choose(blueprint, "keep", "auto").engine == "live"
+    assert choose(blueprint, "keep", "auto").work is None

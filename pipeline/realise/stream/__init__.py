@@ -14,15 +14,17 @@ from pipeline.realise.stream.engine import write_shards
 from pipeline.realise.stream.resuming import check_unchanged, identities, resume
 
 if TYPE_CHECKING:
+    from pipeline.realise.stream.modules import Modules
     from pipeline.run import RunContext
 
 
 def stream_weights(
-    run: RunContext, work: Work, folder: Path, *, max_shard_bytes: int
+    run: RunContext, work: Work, folder: Path, *, max_shard_bytes: int, by: Modules | None = None
 ) -> list[Finished]:
     """Write the weights, their index and the config into a folder that `publishing` gave.
 
-    Returns the files of weights. Those that an earlier run finished of the same work are not written again.
+    `by` makes the tensors of the work that have no base. Returns the files of weights. Those that an earlier
+    run finished of the same work are not written again.
 
     Raises MergeError when a merged value is not finite, or when the merge changes nothing.
     """
@@ -31,19 +33,29 @@ def stream_weights(
     journal = resume(run, folder, shards, inputs)
     rest = [shard for shard in shards if shard.name not in journal.finished]
     with run.bar("merging", sum(t.bytes for s in rest for t, _ in s.tensors), unit="B") as bar:
-        write_shards(rest, folder, safe=work.safe, advance=bar.advance, finished=journal.add)
+        write_shards(
+            rest,
+            folder,
+            safe=work.safe,
+            advance=bar.advance,
+            finished=journal.add,
+            make=by.make if by else None,
+        )
     check_unchanged(inputs)
     changed = {key for entry in journal.finished.values() for key in entry.changed}
-    claimed = [tensor.key.removesuffix(".weight") for tensor in work.folded]
+    claimed = by.claimed if by else {t.key.removesuffix(".weight"): {t.key} for t in work.folded}
     if claimed:
-        unchanged = [name for name in claimed if f"{name}.weight" not in changed]
-        check_changed(claimed, unchanged, run.blueprint.all_adapters)
+        unchanged = [name for name, keys in claimed.items() if changed.isdisjoint(keys)]
+        check_changed(list(claimed), unchanged, run.blueprint.all_adapters)
         run.metrics(facts(len(claimed), len(unchanged)))
         if unchanged:
             run.warn(unchanged_text(unchanged, len(claimed)))
     if len(shards) > 1:
         (folder / "model.safetensors.index.json").write_text(index_of(shards), encoding="utf-8")
-    _write_config(work, folder)
+    if by is None:
+        _write_config(work, folder)
+    else:
+        by.write_config(folder)
     return list(journal.finished.values())
 
 

@@ -24,8 +24,8 @@ from pipeline.realise.stream.sealing import Sealing
 
 BLOCK = 1 << 20
 """Bytes that go through a buffer at a time."""
-Make = Callable[[Sequence[Tensor]], Iterable[tuple[str, memoryview]]]
-"""Makes the tensors that come from no file, in any order: their keys and bytes."""
+Make = Callable[[Sequence[Tensor]], Iterable[tuple[str, memoryview, bool]]]
+"""Makes the tensors that come from no file, in any order: key, bytes, and whether a merge changed it."""
 Wrote = Callable[[str, int, int], None]
 """Told of each range that is written: the file's name, the first byte and the length."""
 
@@ -88,7 +88,7 @@ def write_shards(
                 wrote(shard.name, 0, len(shard.header))
             futures = [pool.submit(do, item) for item in ranges(shards)]
             if make is not None:
-                _write_made(shards, make, files, told, wrote)
+                _write_made(shards, make, files, told, wrote, changed)
             for future in wait(futures, return_when=FIRST_EXCEPTION).done:
                 future.result()
             sealing.wait()
@@ -119,14 +119,21 @@ def _opened(shards: Sequence[Shard], folder: Path) -> Iterator[Files]:
 
 
 def _write_made(
-    shards: Sequence[Shard], make: Make, files: Files, advance: Advance, wrote: Wrote
+    shards: Sequence[Shard],
+    make: Make,
+    files: Files,
+    advance: Advance,
+    wrote: Wrote,
+    changed: set[str],
 ) -> None:
     places = {t.key: (s.name, at, t) for s in shards for t, at in s.tensors if t.base is None}
     if not places:
         return
-    for key, data in make([tensor for _, _, tensor in places.values()]):
+    for key, data, other in make([tensor for _, _, tensor in places.values()]):
         name, at, tensor = places.pop(key)
         assert len(data) == tensor.bytes, key
+        if other:
+            changed.add(key)
         files.write(name, data, at)
         wrote(name, at, len(data))
         advance(len(data))

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from pipeline.accounting.direct import Work
 from pipeline.accounting.layout import Form, Stored, Tensor
 from pipeline.blueprint import Blueprint, Dtype
 from pipeline.realise.fold import fold
@@ -20,7 +22,7 @@ from pipeline.realise.load import dequantize_model
 from pipeline.realise.recast import recast
 from pipeline.realise.stream.reading import Reader, form_of
 from pipeline.realise.stream.structure import Structure, saved_state, structure
-from pipeline.realise.stream.windows import BUDGET, Window, claims_of, windows
+from pipeline.realise.stream.windows import BUDGET, Claims, Window, claims_of, windows
 from pipeline.realise.ties import set_parameter
 
 
@@ -34,36 +36,56 @@ class Modules:
     windows: list[Window]
     tensors: tuple[Tensor, ...]
     """Of the output: copies of the base's, and those that `make` makes."""
-    changed: dict[tuple[int, str], bool] = field(default_factory=dict)
-    """By fold and claimed module, whether the module has other bits than before."""
+    claims: Sequence[Claims]
 
-    def make(self, wanted: Sequence[Tensor]) -> Iterator[tuple[str, memoryview]]:
-        """The bytes of tensors, by key, each once."""
+    @property
+    def work(self) -> Work:
+        """For the engine."""
+        safe = all(fold.safe for fold in self.blueprint.folds)
+        return Work(self.reader.base, self.tensors, safe, self.of.dtype)
+
+    @property
+    def claimed(self) -> Mapping[str, frozenset[str]]:
+        """Keys of the output that each module holds which an adapter claims."""
+        modules = {module for claim in self.claims for module in claim.modules.values()}
+        return {module: self.of.keys_of(module) for module in sorted(modules)}
+
+    def make(self, wanted: Sequence[Tensor]) -> Iterator[tuple[str, memoryview, bool]]:
+        """The tensors, each once: key, bytes, and whether a merge changed it."""
         keys = {tensor.key for tensor in wanted}
         for window in self.windows:
             here = keys & window.outs
             if here:
-                made = self.realise(window)
-                yield from ((key, _bytes_of(made[key])) for key in sorted(here))
+                changed: set[str] = set()
+                made = self.realise(window, changed)
+                other = {key for module in changed for key in self.of.keys_of(module)}
+                yield from ((key, _bytes_of(made[key]), key in other) for key in sorted(here))
 
-    def realise(self, window: Window) -> dict[str, torch.Tensor]:
+    def write_config(self, folder: Path) -> None:
+        """config.json as `save_pretrained` writes it."""
+        model = self.of.end
+        model.config.dtype = self.of.dtype
+        model.config.architectures = [type(model).__name__]
+        model.config.save_pretrained(folder)
+
+    def realise(self, window: Window, changed: set[str]) -> dict[str, torch.Tensor]:
         """What the modules of a window become, by key; more than its `outs` where it has witnesses.
 
+        Adds to `changed` the claimed modules that have other bits than before.
         Raises MergeError and InputError as a live model does.
         """
         part = part_of(self.of, window.modules)
         fill(part, self.of, self.reader)
         if self.blueprint.dequantize:
             part = dequantize_model(part, self.blueprint.dequantize_dtype)
-        for number, wanted in enumerate(self.blueprint.folds):
+        for wanted in self.blueprint.folds:
             here = tuple(adapter for adapter in wanted.adapters if adapter in window.parts)
             if here:
                 placement = self.blueprint.base.placement
                 taken = replace(wanted, adapters=here)
                 done = fold(part, taken, placement=placement, parts=window.parts)
                 part = done.model
-                for name in done.claimed:
-                    self.changed[number, name] = name not in done.unchanged
+                changed |= set(done.claimed).difference(done.unchanged)
         recast(part, self.of.own, self.of.end.dtype)
         _carry(part.config, self.of)
         part._weight_conversions = self.of.end._weight_conversions
@@ -80,14 +102,16 @@ def plan_modules(
     """
     of = structure(blueprint, dtype, reader, labels)
     claims = [claims_of(adapter, of) for adapter in blueprint.all_adapters]
-    found = Modules(blueprint, reader, of, windows(of, claims, budget), ())
+    found = Modules(blueprint, reader, of, windows(of, claims, budget), (), claims)
     forms = {key: out.form for key, out in of.outs.items()}
     made: set[str] = set()
     for number, window in enumerate(found.windows):
         if window.parts and not window.modules.isdisjoint(of.ends):
             # Only the values tell whether two ends stay tied, and their sizes may be the adapter's.
             others = of.outs.keys() - window.outs
-            new = {k: form_of(t) for k, t in found.realise(window).items() if k not in others}
+            new = {
+                k: form_of(t) for k, t in found.realise(window, set()).items() if k not in others
+            }
             forms = {k: f for k, f in forms.items() if k not in window.outs} | new
             found.windows[number] = replace(window, outs=frozenset(new))
         made |= found.windows[number].outs

@@ -24,7 +24,7 @@ from pipeline.checkpoint.headers import BITS
 from pipeline.realise.load import cast_model, check_shapes, from_pretrained, invented
 from pipeline.realise.stream.origins import Traced, traced
 from pipeline.realise.stream.reading import SPELT, Reader, form_of
-from pipeline.realise.ties import set_parameter, tied_groups
+from pipeline.realise.ties import say_tied, set_parameter, tied_groups
 
 _DESCRIBES = re.compile(
     r"(?P<module>.+)\.(?:weight\.(?:(?:nested_)?absmax|(?:nested_)?quant_map"
@@ -64,6 +64,8 @@ class Structure:
     """Keys that describe how the weight of another key is quantized."""
     own: torch.dtype
     """In which adapters are merged."""
+    dtype: Dtype
+    """In which the model is saved."""
     outs: Mapping[str, Out]
     extra: tuple[str, ...]
     """Keys of the base that the model does not know."""
@@ -78,6 +80,26 @@ class Structure:
 
         renamings = [r for r in self.load.weight_mapping or () if isinstance(r, WeightRenaming)]
         return str(apply_renamings(name, renamings))
+
+    def keys_of(self, module: str) -> frozenset[str]:
+        """Keys of the output that hold something of a module, whole or in part."""
+        own = [
+            key
+            for name, keys in self._keys.items()
+            if name.startswith(f"{module}.")
+            for key in keys
+        ]
+        return frozenset(own)
+
+    @cached_property
+    def _keys(self) -> Mapping[str, list[str]]:
+        """By name in the model; tied ones have the key that stands for both."""
+        found: defaultdict[str, list[str]] = defaultdict(list)
+        for key, out in self.outs.items():
+            for name in out.names:
+                for tied in next((group for group in self.ties if name in group), (name,)):
+                    found[tied].append(key)
+        return found
 
     @cached_property
     def names(self) -> KeysView[str]:
@@ -108,9 +130,9 @@ def structure(blueprint: Blueprint, dtype: Dtype, reader: Reader, labels: int | 
 
     Raises InputError when transformers cannot make the model, or its tensors do not fit.
     """
-    base = replace(blueprint.base, placement=Placement())
+    base = replace(blueprint.loaded, placement=Placement())
     blank, load = _blank(base, labels)
-    quantized = blueprint.base.quantization is not None
+    quantized = base.quantization is not None
     beside, forms = _unpacked(reader) if quantized else ({}, reader.forms)
     end, report = _end(base, forms, labels)
     check_shapes(base, report, labels)
@@ -138,6 +160,7 @@ def structure(blueprint: Blueprint, dtype: Dtype, reader: Reader, labels: int | 
         sources,
         beside,
         own,
+        dtype,
         outs,
         extra=tuple(key for key in reader.forms if key not in placed),
         unexpected=frozenset(report["unexpected_keys"]),
@@ -182,7 +205,8 @@ def _end(base: Base, forms: Mapping[str, Form], labels: int | None) -> tuple[Any
         del config.quantization_config
     model, load = _blank(replace(base, quantization=None), None, config=config)
     load = replace(load, device_map={"": "meta"})
-    tensors = {key: traced(key, form) for key, form in forms.items()}
+    own = model.state_dict()
+    tensors = {key: traced(key, _turned(form, own.get(key))) for key, form in forms.items()}
     found, _ = model._load_pretrained_model(model, tensors, None, load)
     return model, model._finalize_model_loading(model, load, found).to_dict()
 
@@ -207,6 +231,12 @@ def _unpacked(reader: Reader) -> tuple[Mapping[str, tuple[str, ...]], Mapping[st
     return beside, forms
 
 
+def _turned(form: Form, own: torch.Tensor | None) -> Form:
+    """bitsandbytes stores the transpose of GPT-2's layers."""
+    turned = replace(form, shape=form.shape[::-1])
+    return turned if own is not None and form.shape != own.shape == turned.shape else form
+
+
 def _tie_equals(model: Any, sources: Mapping[str, frozenset[str]], reader: Reader) -> None:
     """Tie what the config ties and the base holds twice, if it holds the same values twice.
 
@@ -218,6 +248,8 @@ def _tie_equals(model: Any, sources: Mapping[str, frozenset[str]], reader: Reade
             (one,), (other,) = keys
             if reader.same(one, other):
                 set_parameter(model, target, model.get_parameter(source))
+            else:
+                say_tied(model.config, False)
 
 
 def saved_state(model: Any) -> dict[str, torch.Tensor]:
