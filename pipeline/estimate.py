@@ -22,6 +22,10 @@ _STREAM = 170_000_000
 _SUMMED_BY_TORCH = 210_000_000
 """Those of torch, which finds the mean of scales that are quantized too."""
 _BUFFER = 1 << 20
+_WINDOW = 256 << 20
+"""Bytes of the modules that are in memory together, where one is not larger."""
+_COPIES = 3
+"""Of each: as it is read, as it is merged, and as it is written."""
 
 _KEPT_WHOLE = ("embed", "lm_head", "wte", "wpe", "embed_out")
 """Parts of the names of matrices that bitsandbytes leaves in full precision."""
@@ -56,6 +60,18 @@ def stream_bytes(tensors: Iterable[Tensor]) -> int:
         if tensor.through is not None and tensor.through.double_quant:
             scales = max(scales, _SUMMED_BY_TORCH + math.prod(tensor.form.shape) // 64 * 4)
     return _STREAM + cores() * (_BUFFER + factors) + scales
+
+
+def modular_bytes(blueprint: Blueprint) -> int:
+    """Most bytes that a stream takes that has PEFT make a few modules at a time, libraries included.
+
+    Raises InputError.
+    """
+    base = inspect_base(blueprint.base)
+    dtype = blueprint.dequantize_dtype or blueprint.base.dtype or base.dtype
+    sizes = (math.prod(t.shape) for name, t in base.tensors.items() if not _kept_whole(name))
+    window = max(_WINDOW, max(sizes, default=0) * BYTES[dtype])
+    return LIBRARIES + _COPIES * window + sum(_adapter_bytes(blueprint))
 
 
 def _adapter_bytes(blueprint: Blueprint) -> list[int]:
@@ -96,15 +112,15 @@ def count_elements(base: BaseCheckpoint) -> tuple[int, int]:
         elements = math.prod(tensor.shape)
         if saved is not None and tensor.dtype not in TORCH_NAMES:
             matrices += elements * (2 if saved.kind != "int8" else 1)
-        elif (
-            saved is None
-            and len(tensor.shape) >= 2
-            and not any(part in name for part in _KEPT_WHOLE)
-        ):
+        elif saved is None and len(tensor.shape) >= 2 and not _kept_whole(name):
             matrices += elements
         else:
             rest += elements
     return matrices, rest
+
+
+def _kept_whole(name: str) -> bool:
+    return any(part in name for part in _KEPT_WHOLE)
 
 
 def _describes_quantization(name: str) -> bool:

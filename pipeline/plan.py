@@ -217,16 +217,18 @@ def _peak_memory(
     recipe: Recipe, states: Sequence[State], outputs: Sequence[PlannedOutput]
 ) -> int | None:
     """Of the step that takes most: those with a model in memory, and streams, which hold none."""
-    live = {call.id for call in recipe.steps if call.step.live}
+    chosen = {output.step_id: output.choice for output in outputs if output.choice}
     peaks = []
-    for output in outputs:
-        if output.choice is not None and output.choice.work is not None:
-            peaks.append(estimate.stream_bytes(output.choice.work.tensors))
-        elif output.choice is not None:
-            live.add(output.step_id)
     for call, state in zip(recipe.steps, states, strict=True):
-        if call.id in live and state.blueprint is not None:
-            peaks.append(_live_bytes(state.blueprint) + estimate.LIBRARIES)
+        blueprint, choice = state.blueprint, chosen.get(call.id)
+        if blueprint is None:
+            continue
+        if choice and choice.work:
+            peaks.append(estimate.stream_bytes(choice.work.tensors))
+        elif choice and choice.engine == "stream":
+            peaks.append(estimate.modular_bytes(blueprint))
+        elif choice or call.step.live:
+            peaks.append(_live_bytes(blueprint) + estimate.LIBRARIES)
     return max(peaks, default=None)
 
 

@@ -8,10 +8,14 @@ from collections.abc import Iterable, Mapping
 from pipeline.accounting.layout import Tensor
 
 
-def tally(tensors: Iterable[Tensor]) -> Mapping[str, int]:
-    """Counts by what happens: `merged`, `through nf4`, `cast`, `made`, `copied`.
+WAYS = ("merged", "through nf4", "through fp4", "through int8", "dequantized", "cast", "copied")
+"""From most to least that happens to a tensor."""
 
-    A merged tensor that is also taken through 4 bits counts for both.
+
+def tally(tensors: Iterable[Tensor]) -> Mapping[str, int]:
+    """Counts by `WAYS`, without those that no tensor goes.
+
+    A merged tensor that is also dequantized, or taken through 4 or 8 bits, counts for both.
     """
     counts: Counter[str] = Counter()
     for tensor in tensors:
@@ -20,7 +24,7 @@ def tally(tensors: Iterable[Tensor]) -> Mapping[str, int]:
             ways.append("merged")
         if tensor.through:
             ways.append(f"through {tensor.through.kind}")
-        if tensor.base is None:
-            ways.append("made")
+        if tensor.packed:
+            ways.append("dequantized")
         counts.update(ways or ["copied" if tensor.copied else "cast"])
-    return dict(counts)
+    return {way: counts[way] for way in WAYS if counts[way]}
