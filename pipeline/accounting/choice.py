@@ -8,6 +8,7 @@ from typing import Literal
 from pipeline.accounting.direct import Work, direct_work
 from pipeline.accounting.modular import why_not_modular
 from pipeline.accounting.not_direct import NotDirectError
+from pipeline.accounting.tally import tally
 from pipeline.blueprint import Blueprint, Engine, SavedDtype
 from pipeline.errors import InputError
 
@@ -50,14 +51,4 @@ def _streamed(blueprint: Blueprint, dtype: SavedDtype, fetch: bool) -> Choice:
 
 
 def _counts(work: Work) -> str:
-    counts = [f"{len(work.folded)} merged"]
-    through = [tensor.through.kind for tensor in work.tensors if tensor.through]
-    if through:
-        counts.append(f"{len(through)} through {through[0]}")
-    if packed := sum(tensor.packed for tensor in work.tensors):
-        counts.append(f"{packed} dequantized")
-    others = [t for t in work.tensors if not (t.copied or t.deltas or t.through or t.packed)]
-    if others:
-        counts.append(f"{len(others)} cast")
-    counts.append(f"{sum(tensor.copied for tensor in work.tensors)} copied")
-    return ", ".join(counts)
+    return ", ".join(f"{count} {way}" for way, count in tally(work.tensors).items())
