@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 
 from pipeline.accounting.layout import Tensor
 
-
 WAYS = ("merged", "through nf4", "through fp4", "through int8", "dequantized", "cast", "copied")
 """From most to least that happens to a tensor."""
 
