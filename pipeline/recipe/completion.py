@@ -61,11 +61,11 @@ def suggest(line: str, verbs: list[str]) -> list[str]:
         found = list(_SCRIPTS)
     elif plain[0] == "schema":
         found = ["recipe", "manifest"]
-    elif plain[0] in ("run", "plan") and len(plain) == 1:
+    elif plain[0] in ("run", "sweep", "plan") and len(plain) == 1:
         from pipeline.recipe.find import list_recipes
 
         found = [recipe.name for recipe in list_recipes()]
-    elif plain[0] in ("run", "plan"):
+    elif plain[0] in ("run", "sweep", "plan"):
         try:
             found = _of_recipe(plain[1], plain[2:], word)
         except MergelineError:

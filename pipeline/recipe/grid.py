@@ -128,7 +128,11 @@ def _values(item: Said, loader: ConfigLoaderImpl) -> list[str]:
                 raise RecipeError([Problem(what, fix, item.key, COMMAND_LINE)])
             found += map(quoted, names)
         else:
-            found.append(Override._get_value_element_as_str(part))
+            found.append(
+                str(part).lower()
+                if isinstance(part, bool)
+                else Override._get_value_element_as_str(part)
+            )
     return found
 
 

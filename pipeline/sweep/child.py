@@ -8,14 +8,16 @@ import os
 import signal
 import sys
 import threading
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 from pipeline import jobs
 from pipeline.recipe.hydra_app import Request
+from pipeline.secrets import redact_text
 
 OUTPUT = "terminal.log"
-"""In the job's folder: what it would have told on a terminal, a crash of a library included."""
+"""In the job's folder: what it and the libraries would have told on a terminal, a crash included."""
 
 _LONGEST = 4000
 """Characters of an answer: less than a pipe holds, so that nobody has to wait for it to be read."""
@@ -30,8 +32,17 @@ def main(request: Request, folder: str, answer: Connection) -> None:
     try:
         jobs.run_one(request)
     except BaseException as error:
-        why = str(error) or type(error).__name__
+        why = redact_text(str(error) or type(error).__name__)
         answer.send_bytes(why[:_LONGEST].encode(errors="replace"))
+
+
+def redact_output(folder: Path) -> None:
+    """Take secrets out of what a job that is over has told: libraries print what they like."""
+    with suppress(OSError):
+        said = (folder / OUTPUT).read_text(encoding="utf-8", errors="replace")
+        clean = redact_text(said)
+        if clean != said:
+            (folder / OUTPUT).write_text(clean, encoding="utf-8")
 
 
 def _end_with_the_sweep() -> None:
@@ -43,7 +54,7 @@ def _end_with_the_sweep() -> None:
 
 
 def _write_to(file: Path) -> None:
-    handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(handle, sys.stdout.fileno())
     os.dup2(handle, sys.stderr.fileno())
     os.close(handle)

@@ -17,7 +17,7 @@ from pipeline.arguments import (
     parser_of,
     request_of,
 )
-from pipeline.sweep.prepare import Asked, PlannedJob, prepare
+from pipeline.sweep.prepare import Asked, PlannedJob, SweepPlan, prepare
 from pipeline.sweep.status import SweepStatus, read_status
 from pipeline.sweep.supervise import run_sweep
 
@@ -77,7 +77,7 @@ def run_grid(request: Request, quiet: bool) -> int:
 def _run(asked: Asked, quiet: bool, *, workers: int = 1, fail_fast: bool = False) -> int:
     from pipeline.report.sweep_table import print_sweep, tell_job
 
-    plan = prepare(asked)
+    plan = _prepare(asked, quiet)
     number = {job.recipe.fingerprint: at for at, job in enumerate(plan.jobs, start=1)}
     if not quiet:
         done = len(plan.jobs) - len(plan.to_do)
@@ -96,10 +96,17 @@ def _run(asked: Asked, quiet: bool, *, workers: int = 1, fail_fast: bool = False
     return {"done": DONE, "interrupted": INTERRUPTED}.get(ending, FAILED)
 
 
+def _prepare(asked: Asked, quiet: bool) -> SweepPlan:
+    from pipeline.report.terminal import make_console
+
+    with make_console(quiet).bar("planning", 0, "jobs") as bar:
+        return prepare(asked, bar.advance)
+
+
 def _plan(asked: Asked, *, as_json: bool) -> int:
     from pipeline.report.sweep_table import print_sweep_plan
 
-    plan = prepare(asked)
+    plan = _prepare(asked, quiet=as_json)
     if as_json:
         print(json.dumps(plan.to_dict(), indent=2, ensure_ascii=False))
     else:

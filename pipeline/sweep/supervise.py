@@ -98,9 +98,9 @@ def _supervise(
 def _start(job: PlannedJob, folder: Path, ledger: Ledger, tell: Tell) -> _Running:
     for name in job.leftovers:
         shutil.rmtree(folder / name, ignore_errors=True)
-    _make(folder / job.folder)
     line = JobLine(job=job.recipe.fingerprint, folder=job.folder, status="running")
     ledger.append(line)
+    _make(folder / job.folder)
     tell(job, line)
     context = multiprocessing.get_context("forkserver")
     steps = {step.describe.__module__ for step in all_steps().values()}
@@ -129,6 +129,7 @@ def _ended(one: _Running, folder: Path) -> JobLine:
     with suppress(EOFError, OSError):
         told = one.answer.recv_bytes().decode()
     one.answer.close()
+    child.redact_output(folder / one.job.folder)
     line = _as_recorded(folder, one.job)
     if line.status == "running":
         code = one.process.exitcode or 0

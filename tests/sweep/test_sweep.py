@@ -194,13 +194,13 @@ def test_the_same_command_finds_its_folder_and_another_has_another(
 
 def test_a_job_is_recorded_as_the_run_that_it_is(mergeline: Call, tmp_path: Path) -> None:
     (tmp_path / "jobs.csv").write_text("misbehave.factor,misbehave.how\n1,\n2,raise\n")
-    mergeline("sweep", "r.yaml", "--jobs", "jobs.csv", DIR)
-    status = json.loads(mergeline("sweep", "--status", "sweep", "--json").stdout)
+    mergeline("sweep", "r.yaml", "--jobs", "jobs.csv", 'hydra.sweep.dir="it\'s, here"')
+    status = json.loads(mergeline("sweep", "--status", "it's, here", "--json").stdout)
     first, second = status["jobs"]
     assert first["overrides"] == ["misbehave.factor=1"]
     assert first["metrics"] == {"misbehave.loss": 0.5}
     assert (first["status"], second["status"]) == ("done", "failed")
-    shown = mergeline("show", f"sweep/{first['folder']}")
+    shown = mergeline("show", f"it's, here/{first['folder']}")
     assert "misbehave.factor=1" in shown.stdout
 
 
@@ -211,6 +211,15 @@ def test_every_job_is_checked_before_one_runs(mergeline: Call, tmp_path: Path) -
     assert "got 'x' (with misbehave.factor=x misbehave.refuse=true and 1 more)" in done.stderr
     assert "will not (with misbehave.factor=1 misbehave.refuse=true)" in done.stderr
     assert not (tmp_path / "outputs").exists()
+
+
+def test_no_secret_stays_in_what_a_job_told(mergeline: Call, tmp_path: Path) -> None:
+    token = "hf_" + "a" * 34
+    mergeline("sweep", "r.yaml", f"misbehave.say={token},other", DIR)
+    told = [file.read_text() for file in (tmp_path / "sweep").glob("*/terminal.log")]
+    assert len(told) == 2
+    assert any("said other" in text for text in told)
+    assert token not in "".join(told)
 
 
 def test_two_jobs_that_are_the_same_are_refused(mergeline: Call) -> None:

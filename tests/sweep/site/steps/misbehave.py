@@ -31,6 +31,8 @@ class MisbehaveSettings:
     """A file to read."""
     factor: float = 1.0
     refuse: bool = False
+    say: str = ""
+    """Print it, as libraries do."""
 
 
 class UnpicklableError(Exception):
@@ -53,6 +55,7 @@ def misbehave(settings: MisbehaveSettings, state: State) -> State:
 def _(settings: MisbehaveSettings, run: RunContext) -> None:
     if settings.data:
         run.used(Path(settings.data))
+    print("said", settings.say)
     run.metrics({"loss": settings.factor / 2})
     result = run.dir / "result.txt"
     result.write_text(f"{settings.factor}\n", encoding="utf-8")
