@@ -137,6 +137,10 @@ def _attach_one(
                 "for .*: copying from a non-meta",
             ):
                 warnings.filterwarnings("ignore", message=message)
+            if only is not None:  # what the config names may be in other parts of the model
+                warnings.filterwarnings(
+                    "ignore", message=".*were ignored|.*was matched"
+                )
             if first:
                 model = PeftModel.from_pretrained(
                     model,

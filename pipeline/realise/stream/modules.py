@@ -22,8 +22,9 @@ from pipeline.realise.load import dequantize_model
 from pipeline.realise.recast import recast
 from pipeline.realise.stream.reading import Reader, form_of
 from pipeline.realise.stream.structure import Structure, saved_state, structure
-from pipeline.realise.stream.windows import BUDGET, Claims, Window, claims_of, windows
+from pipeline.realise.stream.windows import Claims, Window, claims_of, windows
 from pipeline.realise.ties import set_parameter
+from pipeline.realise.wide import summed_layers
 
 
 @dataclass
@@ -76,14 +77,17 @@ class Modules:
         """
         part = part_of(self.of, window.modules)
         fill(part, self.of, self.reader)
+        wide = summed_layers(part, self.blueprint)
         if self.blueprint.dequantize:
-            part = dequantize_model(part, self.blueprint.dequantize_dtype)
+            part = dequantize_model(part, self.blueprint.dequantize_dtype, wide)
         for wanted in self.blueprint.folds:
             here = tuple(adapter for adapter in wanted.adapters if adapter in window.parts)
             if here:
                 placement = self.blueprint.base.placement
                 taken = replace(wanted, adapters=here)
-                done = fold(part, taken, placement=placement, parts=window.parts)
+                first = wanted is self.blueprint.folds[0]
+                here_wide = wide if first else ()
+                done = fold(part, taken, placement=placement, parts=window.parts, wide=here_wide)
                 part = done.model
                 changed |= set(done.claimed).difference(done.unchanged)
         recast(part, self.of.own, self.of.end.dtype)
@@ -92,9 +96,7 @@ class Modules:
         return saved_state(part)
 
 
-def plan_modules(
-    blueprint: Blueprint, dtype: Dtype, reader: Reader, labels: int | None, budget: int = BUDGET
-) -> Modules:
+def plan_modules(blueprint: Blueprint, dtype: Dtype, reader: Reader, labels: int | None) -> Modules:
     """Decide what is copied, and what is made together with what.
 
     Raises InputError for a base that transformers cannot make a model of, MergeError for an adapter with
@@ -102,7 +104,7 @@ def plan_modules(
     """
     of = structure(blueprint, dtype, reader, labels)
     claims = [claims_of(adapter, of) for adapter in blueprint.all_adapters]
-    found = Modules(blueprint, reader, of, windows(of, claims, budget), (), claims)
+    found = Modules(blueprint, reader, of, windows(of, claims), (), claims)
     forms = {key: out.form for key, out in of.outs.items()}
     made: set[str] = set()
     for number, window in enumerate(found.windows):

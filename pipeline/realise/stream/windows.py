@@ -77,7 +77,7 @@ def claims_of(adapter: Adapter, of: Structure) -> Claims:
     return Claims(adapter, modules, frozenset(shared), frozenset(targets))
 
 
-def windows(of: Structure, claims: Sequence[Claims], budget: int) -> list[Window]:
+def windows(of: Structure, claims: Sequence[Claims]) -> list[Window]:
     """Windows that together make every tensor of the output that is not a copy of one of the base's."""
     units = _units(of, claims)
     # PEFT attaches no adapter to a model without any of its targets.
@@ -88,7 +88,7 @@ def windows(of: Structure, claims: Sequence[Claims], budget: int) -> list[Window
     found = [_joined(lone)] if lone else []
     for unit in (unit for unit in units if unit not in lone):
         last = found[-1] if len(found) > bool(lone) else None
-        fits = last and last.bytes + unit.bytes <= budget and bool(last.parts) == bool(unit.parts)
+        fits = last and last.bytes + unit.bytes <= BUDGET and bool(last.parts) == bool(unit.parts)
         if last and fits:
             found[-1] = _joined([last, unit])
         else:
