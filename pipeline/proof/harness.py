@@ -51,6 +51,13 @@ def load_tasks(
             where="lm_eval",
             fix="check the task's files, and that its data set is at hand or can be downloaded",
         ) from error
+    unsafe = [name for name, task in loaded["tasks"].items() if getattr(task, "UNSAFE_CODE", False)]
+    if unsafe:
+        raise InputError(
+            f"{', '.join(unsafe)} would run the code that the model writes",
+            where="lm_eval",
+            fix="leave it out, or run it with the harness itself, in a sandbox",
+        )
     for task in loaded["tasks"].values():
         own = task.get_config("num_fewshot")
         if own is None or (few_shot is not None and own != 0):
@@ -74,9 +81,8 @@ def run_tasks(
     Standard errors are details, and so are the figures of a group's tasks where it has its own.
     """
     from lm_eval.evaluator import evaluate
-    from lm_eval.models.huggingface import HFLM
 
-    model = HFLM(
+    model = _model_class()(
         pretrained=live.model,
         tokenizer=live.tokenizer,
         backend="seq2seq" if live.blueprint.base.task == "seq2seq_lm" else "causal",
@@ -108,6 +114,23 @@ def run_tasks(
         if result and name not in parts
     }
     return Figures(values, examples, details)
+
+
+def _model_class() -> Any:
+    """The harness's class for a model of transformers, without bars of its own on the terminal."""
+    from lm_eval.models.huggingface import HFLM
+
+    class Quiet(HFLM):  # type: ignore[misc]
+        def loglikelihood(self, requests: Any, disable_tqdm: bool = True) -> Any:
+            return super().loglikelihood(requests, disable_tqdm=True)
+
+        def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = True) -> Any:
+            return super().loglikelihood_rolling(requests, disable_tqdm=True)
+
+        def generate_until(self, requests: Any, disable_tqdm: bool = True) -> Any:
+            return super().generate_until(requests, disable_tqdm=True)
+
+    return Quiet
 
 
 def _figures(result: Mapping[str, Any]) -> dict[str, float]:

@@ -170,9 +170,10 @@ def _measuring(settings: EvaluateSettings, run: RunContext) -> Callable[[Bluepri
         run.used(Path(settings.data))
     if settings.lm_eval:
         folder = None if settings.include_path is None else Path(settings.include_path)
-        tasks = load_tasks(
-            settings.lm_eval, folder, few_shot=settings.few_shot, seed=run.recipe.seed
-        )
+        with run.bar("loading the harness's tasks", 1):
+            tasks = load_tasks(
+                settings.lm_eval, folder, few_shot=settings.few_shot, seed=run.recipe.seed
+            )
         for file in sorted(folder.rglob("*") if folder else ()):
             if file.is_file():
                 run.used(file)
@@ -186,15 +187,16 @@ def _measuring(settings: EvaluateSettings, run: RunContext) -> Callable[[Bluepri
         if records is not None:
             parts.append(on_data(records, live, run, way))
         if tasks is not None:
-            found = run_tasks(
-                tasks,
-                live,
-                names=settings.lm_eval,
-                window=window_of(live, settings.window),
-                batch_size=settings.batch_size,
-                limit=settings.limit,
-                chat=settings.chat,
-            )
+            with run.bar("asking the harness's questions", 1):
+                found = run_tasks(
+                    tasks,
+                    live,
+                    names=settings.lm_eval,
+                    window=window_of(live, settings.window),
+                    batch_size=settings.batch_size,
+                    limit=settings.limit,
+                    chat=settings.chat,
+                )
             parts.append(found)
         return joined(parts)
 

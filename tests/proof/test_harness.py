@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import InputError
+from pipeline.manifest import read_manifest
 from pipeline.proof.harness import load_tasks, missing
 from tests.fixtures.models import build_adapter
 from tests.fixtures.session import Session
@@ -19,6 +23,8 @@ pytestmark = [
     pytest.mark.filterwarnings("default"),  # those of the harness and its libraries are not ours
     pytest.mark.slow,
 ]
+
+ROOT = Path(__file__).parents[2]
 
 QUESTIONS = [
     {"question": f"How many legs has a {animal}?", "choices": ["Eight", "Four legs", "Six"]}
@@ -111,6 +117,34 @@ def test_of_a_group_the_parts_are_recorded_and_its_own_figure_told(
     assert "legs.acc" not in record.notes[0]
 
 
+RECIPE = """
+steps:
+  - load_base: {{model: {base}}}
+  - evaluate: {{lm_eval: [legs], include_path: {tasks}}}
+"""
+
+
+def test_of_the_harness_nothing_but_its_figures_reaches_the_terminal(
+    tasks: Path, base_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    text = RECIPE.format(base=base_model("llama"), tasks=tasks)
+    (tmp_path / "legs.yaml").write_text(text, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline", "run", "legs.yaml", f"hydra.run.dir={tmp_path / 'out'}"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "HF_DATASETS_CACHE": str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stderr.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("[2/2] evaluate: "))
+    names = [line.split()[0] for line in lines[start + 1 :]]
+    assert names == ["legs.acc", "legs.acc_norm", "legs.examples", "[2/2]"]
+    assert "lm_eval" in read_manifest(tmp_path / "out").versions
+
+
 def test_solved_examples_are_as_many_as_asked(tasks: Path) -> None:
     def shots(few_shot: int | None) -> int:
         loaded = load_tasks(["legs"], tasks, few_shot=few_shot, seed=0)
@@ -129,4 +163,11 @@ def test_a_task_that_nobody_defines_is_named_with_a_near_one(tasks: Path) -> Non
 def test_a_task_without_its_data_is_named(tasks: Path) -> None:
     (tasks / "legs.jsonl").unlink()
     with pytest.raises(InputError, match="legs cannot be loaded"):
+        load_tasks(["legs"], tasks, few_shot=None, seed=0)
+
+
+def test_a_task_that_runs_what_the_model_writes_is_refused(tasks: Path) -> None:
+    file = tasks / "legs.yaml"
+    file.write_text(file.read_text(encoding="utf-8") + "unsafe_code: true\n", encoding="utf-8")
+    with pytest.raises(InputError, match="legs would run the code"):
         load_tasks(["legs"], tasks, few_shot=None, seed=0)
