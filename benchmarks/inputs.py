@@ -1,97 +1,54 @@
-"""Benchmark inputs: a base of a real shape with random bf16 weights in shards, and a rank-16 adapter.
+"""Benchmark inputs: bases of a real shape with noise for weights, and rank-16 adapters.
 
-python benchmarks/inputs.py 0.5B FOLDER        makes FOLDER/base and FOLDER/adapter, unless they are there
+    python benchmarks/inputs.py SIZE FOLDER [--adapter qv] [--files 8 | --saved-nf4]
+
+prints the folders of base and adapter. Each is made once, and its name says what it is: `base`,
+`base-8-files`, `base-nf4`, `adapter-all`, `adapter-qv`.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
+import math
+import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import transformers
 from peft import LoraConfig
 from safetensors.torch import save_file
-from transformers import LlamaConfig, PretrainedConfig, Qwen2Config
+from shapes import ALPHA, RANK, SHAPES, TARGETS, Shape, tensors
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 
-@dataclass(frozen=True)
-class Shape:
-    """The sizes that decide how many bytes lie where."""
-
-    config: type[PretrainedConfig]
-    hidden: int
-    intermediate: int
-    layers: int
-    heads: int
-    key_value_heads: int
-    vocabulary: int
-    tied: bool
-    shard_bytes: int
-
-
-SHAPES = {
-    "tiny": Shape(Qwen2Config, 128, 320, 2, 4, 2, 1024, True, 300_000),
-    "0.5B": Shape(Qwen2Config, 896, 4864, 24, 14, 2, 151_936, True, 5_000_000_000),
-    "3.2B": Shape(LlamaConfig, 3072, 8192, 28, 24, 8, 128_256, True, 2_500_000_000),
-    "8B": Shape(LlamaConfig, 4096, 14_336, 32, 32, 8, 128_256, False, 5_000_000_000),
-}
-"""Those of Qwen2.5 0.5B, Llama 3.2 3B and Llama 3.1 8B."""
-
-TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-RANK, ALPHA = 16, 32
-
-
-def tensors(shape: Shape) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Names and shapes of the base's tensors, in the order of the model."""
-    hidden, width = shape.hidden, shape.hidden // shape.heads * shape.key_value_heads
-    sizes = {
-        "self_attn.q_proj": (hidden, hidden),
-        "self_attn.k_proj": (width, hidden),
-        "self_attn.v_proj": (width, hidden),
-        "self_attn.o_proj": (hidden, hidden),
-        "mlp.gate_proj": (shape.intermediate, hidden),
-        "mlp.up_proj": (shape.intermediate, hidden),
-        "mlp.down_proj": (hidden, shape.intermediate),
-    }
-    yield "model.embed_tokens.weight", (shape.vocabulary, hidden)
-    for layer in range(shape.layers):
-        for name, size in sizes.items():
-            yield f"model.layers.{layer}.{name}.weight", size
-            if shape.config is Qwen2Config and name.endswith(("q_proj", "k_proj", "v_proj")):
-                yield f"model.layers.{layer}.{name}.bias", size[:1]
-        for norm in ("input_layernorm", "post_attention_layernorm"):
-            yield f"model.layers.{layer}.{norm}.weight", (hidden,)
-    yield "model.norm.weight", (hidden,)
-    if not shape.tied:
-        yield "lm_head.weight", (shape.vocabulary, hidden)
-
-
-def make_base(shape: Shape, folder: Path) -> None:
-    """Random weights, a shard at a time."""
+def make_base(shape: Shape, folder: Path, files: int | None) -> None:
+    """The same noise again and again, a shard at a time; by default in files of the usual size."""
     folder.mkdir(parents=True)
-    noise = torch.Generator().manual_seed(1)
+    total = sum(2 * math.prod(size) for _, size in tensors(shape))
+    limit = shape.shard_bytes if files is None else -(-total // files)
+    noise = torch.randn(1 << 24, generator=torch.Generator().manual_seed(1)).mul(0.02).bfloat16()
     groups: list[list[tuple[str, tuple[int, ...]]]] = [[]]
-    room = shape.shard_bytes
+    room = limit
     for name, size in tensors(shape):
-        room -= 2 * torch.Size(size).numel()
-        if room < 0 and groups[-1]:
+        if room < 2 * math.prod(size) and groups[-1]:
             groups.append([])
-            room = shape.shard_bytes - 2 * torch.Size(size).numel()
+            room = limit
+        room -= 2 * math.prod(size)
         groups[-1].append((name, size))
     weight_map: dict[str, str] = {}
     for number, group in enumerate(groups, start=1):
         file = f"model-{number:05d}-of-{len(groups):05d}.safetensors"
         file = file if len(groups) > 1 else "model.safetensors"
-        weights = {n: (torch.randn(s, generator=noise) * 0.02).bfloat16() for n, s in group}
+        weights = {name: _filled(size, noise) for name, size in group}
         save_file(weights, folder / file, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(weights, file)
     if len(groups) > 1:
         index = {"metadata": {}, "weight_map": weight_map}
         (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    config = shape.config(
+    config = getattr(transformers, shape.config)(
         hidden_size=shape.hidden,
         intermediate_size=shape.intermediate,
         num_hidden_layers=shape.layers,
@@ -101,18 +58,34 @@ def make_base(shape: Shape, folder: Path) -> None:
         tie_word_embeddings=shape.tied,
         dtype="bfloat16",
     )
-    kind = shape.config.__name__.replace("Config", "ForCausalLM")
-    config.architectures = [kind]
+    config.architectures = [shape.config.replace("Config", "ForCausalLM")]
     config.save_pretrained(folder)
 
 
-def make_adapter(shape: Shape, folder: Path, base: Path) -> None:
-    """A LoRA on every linear layer, with a delta everywhere."""
+def _filled(size: tuple[int, ...], noise: torch.Tensor) -> torch.Tensor:
+    count = math.prod(size)
+    return noise.repeat(-(-count // len(noise)))[:count].reshape(size)
+
+
+def make_4bit(base: Path, folder: Path) -> None:
+    """The base as bitsandbytes and transformers save it in NF4 with double quantization."""
+    four = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+    model = AutoModelForCausalLM.from_pretrained(base, dtype="auto", quantization_config=four)
+    model.save_pretrained(folder)
+
+
+def make_adapter(shape: Shape, folder: Path, targets: str) -> None:
+    """A LoRA with a delta everywhere."""
     noise = torch.Generator().manual_seed(2)
     factors = {}
     for name, size in tensors(shape):
         module = name.removesuffix(".weight")
-        if not name.endswith(".weight") or module.rpartition(".")[2] not in TARGETS:
+        if not name.endswith(".weight") or module.rpartition(".")[2] not in TARGETS[targets]:
             continue
         rows, columns = size
         key = f"base_model.model.{module}"
@@ -121,23 +94,45 @@ def make_adapter(shape: Shape, folder: Path, base: Path) -> None:
     config = LoraConfig(
         r=RANK,
         lora_alpha=ALPHA,
-        target_modules=TARGETS,
+        target_modules=TARGETS[targets],
         task_type="CAUSAL_LM",
-        base_model_name_or_path=str(base),
         inference_mode=True,
     )
     config.save_pretrained(folder)
     save_file(factors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
-def make(size: str, folder: Path) -> tuple[Path, Path]:
-    """Base and adapter of a size; made once."""
-    shape, base, adapter = SHAPES[size], folder / "base", folder / "adapter"
-    if not (adapter / "adapter_model.safetensors").exists():
-        make_base(shape, base)
-        make_adapter(shape, adapter, base)
-    return base, adapter
+def base_of(size: str, folder: Path, *, files: int | None = None, saved_nf4: bool = False) -> Path:
+    """The base of a size, in so many files, or saved in 4 bits."""
+    if saved_nf4:
+        plain = base_of(size, folder)
+        return _once(folder / size / "base-nf4", lambda at: make_4bit(plain, at))
+    name = "base" if files is None else f"base-{files}-files"
+    return _once(folder / size / name, lambda at: make_base(SHAPES[size], at, files))
+
+
+def adapter_of(size: str, folder: Path, targets: str = "all") -> Path:
+    """The adapter on those layers of a base of a size."""
+    path = folder / size / f"adapter-{targets}"
+    return _once(path, lambda at: make_adapter(SHAPES[size], at, targets))
+
+
+def _once(path: Path, make: Callable[[Path], None]) -> Path:
+    if not path.exists():
+        part = path.with_name(f"{path.name}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        make(part)
+        os.rename(part, path)
+    return path
 
 
 if __name__ == "__main__":
-    make(sys.argv[1], Path(sys.argv[2]))
+    parser = argparse.ArgumentParser(description="make a base and an adapter")
+    parser.add_argument("size", choices=list(SHAPES))
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--adapter", default="all", choices=list(TARGETS))
+    parser.add_argument("--files", type=int)
+    parser.add_argument("--saved-nf4", action="store_true")
+    asked = parser.parse_args()
+    print(base_of(asked.size, asked.folder, files=asked.files, saved_nf4=asked.saved_nf4))
+    print(adapter_of(asked.size, asked.folder, asked.adapter))

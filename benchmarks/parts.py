@@ -16,7 +16,7 @@ from pathlib import Path
 import bitsandbytes.functional as bnb
 import numpy as np
 import torch
-from inputs import make
+from inputs import adapter_of, base_of
 from rich.console import Console
 from rich.table import Table
 
@@ -69,7 +69,7 @@ def kernels() -> Table:
 
 def parts(size: str, folder: Path) -> Table:
     """A streamed merge, step by step; the second of two rounds counts."""
-    base, adapter = make(size, folder / size)
+    base, adapter = base_of(size, folder), adapter_of(size, folder)
     blueprint = Blueprint(Base(str(base)), folds=(Fold((Adapter(str(adapter)),)),))
     output = folder / "parts"
     times: dict[str, float] = {}
