@@ -295,7 +295,7 @@ def test_a_job_that_fails_takes_no_other_down(
     assert "3 jobs: 2 done, 1 failed" in done.stdout
     records = [
         read_manifest(next((tmp_path / "sweep").glob(f"{weight}-*")))
-        for weight in ("1.0", "1e9", "0.5")
+        for weight in ("1.0", "1000000000.0", "0.5")
     ]
     assert [record.status for record in records] == ["done", "failed", "done"]
     assert records[2].overrides[2] == "attach_adapter.weight=0.5"

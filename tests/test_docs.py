@@ -31,12 +31,21 @@ from pipeline.recipe.model import Recipe
 from pipeline.recipe.schema import recipe_schema
 from pipeline.report.steps_page import steps_page
 from pipeline.report.terminal import print_plan
+from pipeline.sweep.ledger import Ledger, Listed, SweepLine
 from tests.fixtures.folders import make_adapter, make_base
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 BASES = ("base", "my_base", "outputs/demo/base")
-ADAPTERS = ("adapter", "my_adapter", "style", "facts", "outputs/demo/train/adapter")
+ADAPTERS = (
+    "adapters/french",
+    "adapters/pirate",
+    "adapter",
+    "my_adapter",
+    "style",
+    "facts",
+    "outputs/demo/train/adapter",
+)
 STAND_INS = {"base": "./base", "adapter": "./adapter", "first": "./style", "second": "./facts"}
 """For the parameters of shipped recipes, which name models on the Hub."""
 
@@ -100,6 +109,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         make_adapter(tmp_path / name)
     for name in ("train.jsonl", "held_out.jsonl"):
         (tmp_path / name).write_text('{"text": "Once upon a time."}\n', encoding="utf-8")
+    for block in blocks("csv", "jsonl"):
+        (tmp_path / f"jobs.{block.kind}").write_text(block.text, encoding="utf-8")
     for block in blocks("yaml"):
         if block.file:
             file = tmp_path / block.file
@@ -206,12 +217,26 @@ def works(
         return
     if verb == "diff":
         arguments = [word if word.startswith("-") else "./base" for word in arguments]
+    if verb == "sweep":
+        if not arguments:  # in prose, the verb alone
+            return
+        if "--status" in arguments:
+            a_sweep(folder / arguments[-1])
+        else:
+            arguments.append("--plan")
     if verb == "show":
         a_run(folder / arguments[0])
     assert cli.main([verb, *arguments]) == (cli.WRONG if wrong else cli.DONE)
     if output is not None and verb in ("recipes", "steps", "plan"):
         printed = capsys.readouterr()
         assert stripped(printed.out + printed.err) == stripped(output)
+
+
+def a_sweep(sweep_dir: Path) -> None:
+    """The folder of a sweep that has just begun."""
+    sweep_dir.mkdir()
+    job = Listed(job="0" * 64, overrides=["save.dtype=float16"], folder="float16")
+    Ledger(sweep_dir).append(SweepLine(status="running", recipe="merge_lora", jobs=[job]))
 
 
 def a_run(run_dir: Path) -> None:
