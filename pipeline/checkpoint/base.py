@@ -79,8 +79,17 @@ class BaseCheckpoint:
         if self.pickle:
             return {}
         found: dict[str, TensorInfo] = {}
-        for header in self.source.read_headers(self.weights.files):
+        files: dict[str, str] = {}
+        headers = self.source.read_headers(self.weights.files)
+        for file, header in zip(self.weights.files, headers, strict=True):
+            for name in header.tensors.keys() & files.keys():
+                raise InputError(
+                    f"is in {files[name]} too, and nothing says which one counts",
+                    where=f"{self.source.where(file)}: {name}",
+                    fix="copy or download the model again",
+                )
             found.update(header.tensors)
+            files.update(dict.fromkeys(header.tensors, file))
         return found
 
 

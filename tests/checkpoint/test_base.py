@@ -224,6 +224,14 @@ def test_an_index_that_is_wrong_is_told(tmp_path: Path, weight_map: Any, says: s
     assert "model.safetensors.index.json" in message
 
 
+def test_a_tensor_in_two_files_is_told(tmp_path: Path) -> None:
+    folder = shards(
+        tmp_path, {"a": "one.safetensors", "b": "two.safetensors"}, one=("a",), two=("a", "b")
+    )
+    message = refusal(folder)
+    assert "two.safetensors: a: is in one.safetensors too" in message
+
+
 def test_damaged_weights_are_found_before_anything_is_loaded(tmp_path: Path) -> None:
     folder = make_base(tmp_path)
     data = (folder / "model.safetensors").read_bytes()

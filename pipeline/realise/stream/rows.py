@@ -234,9 +234,10 @@ def _as_float32(raw: bytes | memoryview, dtype: str) -> NDArray[np.float32]:
 
 
 def _not_quantizable(tensor: Tensor) -> MergeError:
+    assert tensor.base is not None
     return MergeError(
         "the base's weight holds NaN or infinite values, which cannot be quantized",
-        where=tensor.key,
+        where=f"{tensor.base.file}: {tensor.key}",
         fix="get the base anew, or load it without quantization",
     )
 
@@ -252,10 +253,23 @@ def _overflows(block: Block, dtype: str, tensor: Tensor) -> MergeError:
 
 
 def _not_finite(tensor: Tensor) -> MergeError:
-    adapters = " or ".join(sorted({str(delta.a.file.parent) for delta in tensor.deltas}))
+    """Says which file brought it in, or that the sum is too large."""
+    assert tensor.base is not None
+    if not tensor.packed and not np.isfinite(read_floats(tensor.base)).all():
+        return MergeError(
+            "the base's weight holds NaN or infinite values",
+            where=f"{tensor.base.file}: {tensor.key}",
+            fix="get the base anew",
+        )
+    for delta in tensor.deltas:
+        if not all(np.isfinite(read_floats(factor)).all() for factor in (delta.a, delta.b)):
+            return MergeError(
+                "the adapter's delta holds NaN or infinite values",
+                where=f"{delta.a.file}: {tensor.key}",
+                fix="its training diverged: use an earlier checkpoint of it",
+            )
     return MergeError(
-        "the merged weight holds NaN or infinite values",
+        f"the merged weight has infinite values: it overflows {TORCH_NAMES[tensor.form.dtype]}",
         where=tensor.key,
-        fix=f"the training of {adapters} diverged, or its delta overflows the base's dtype: use an "
-        "earlier checkpoint of it, or a wider dtype",
+        fix="merge with a smaller `weight`, or into a base of a wider dtype",
     )

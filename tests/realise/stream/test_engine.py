@@ -74,7 +74,7 @@ def values(folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("most", [1, 100, 40_000, 10**9])
-@pytest.mark.parametrize("threads", [1, 5])
+@pytest.mark.parametrize("threads", [1, 2, 5])
 def test_copied_and_folded_tensors_are_each_in_their_place(
     base: dict[str, Stored], delta: Delta, tmp_path: Path, most: int, threads: int,
     monkeypatch: pytest.MonkeyPatch,
@@ -128,20 +128,28 @@ def test_files_are_finished_in_their_order_though_two_are_written_at_a_time(
     assert all(abs(place - turn) <= 2 for turn, place in enumerate(places))
 
 
-def test_a_merged_weight_that_is_not_finite_names_the_tensor_and_the_adapter(
-    base: dict[str, Stored], tmp_path: Path
+@pytest.mark.parametrize(
+    ("base_value", "a_value", "says", "file"),
+    [
+        (1.0, np.inf, "the adapter's delta holds NaN or infinite values", "adapter.safetensors"),
+        (1.0, np.nan, "the adapter's delta holds NaN or infinite values", "adapter.safetensors"),
+        (np.nan, 1.0, "the base's weight holds NaN or infinite values", "base.safetensors"),
+        (1.0, 3e38, "it overflows float32", None),
+    ],
+)
+def test_a_merged_weight_that_is_not_finite_names_the_tensor_and_the_file_at_fault(
+    base_value: float, a_value: float, says: str, file: str | None, tmp_path: Path
 ) -> None:
-    factors = save(
-        tmp_path / "broken.safetensors",
-        {"A": np.full((1, 33), np.inf, np.float32), "B": np.ones((9, 1), np.float32)},
-    )
-    tensor = Tensor("c", base["c"], (Delta(factors["A"], factors["B"], 1.0),))
-    with pytest.raises(MergeError, match="NaN or infinite") as caught:
+    weight, a, b = (np.ones(shape, np.float32) for shape in ((9, 33), (1, 33), (9, 1)))
+    weight[7, 5], a[0, 5] = base_value, a_value
+    base = save(tmp_path / "base.safetensors", {"c": weight})
+    factors = save(tmp_path / "adapter.safetensors", {"A": a, "B": b})
+    tensor = Tensor("c", base["c"], (Delta(factors["A"], factors["B"], 2.0),))
+    with pytest.raises(MergeError, match=says) as caught:
         write(lay_out([tensor], 10**9), tmp_path / "out")
-    assert caught.value.where == "c"
-    assert str(tmp_path) in str(caught.value.fix)
+    assert caught.value.where == (f"{tmp_path / file}: c" if file else "c")
     write(lay_out([tensor], 10**9), tmp_path / "unsafe", safe=False)
-    assert not np.isfinite(values(tmp_path / "unsafe")["c"]).any()
+    assert not np.isfinite(values(tmp_path / "unsafe")["c"]).all()
 
 
 @pytest.mark.parametrize("double_quant", [False, True])
@@ -176,7 +184,7 @@ def test_a_base_that_cannot_be_quantized_names_the_tensor(
     tensor = Tensor("w", stored["w"], changes=(Quantization("nf4", double_quant),))
     with pytest.raises(MergeError, match="cannot be quantized") as caught:
         write(lay_out([tensor], 10**9), tmp_path / "out", safe=False)
-    assert caught.value.where == "w"
+    assert caught.value.where == f"{tmp_path / 'base.safetensors'}: w"
 
 
 def test_a_base_that_shrinks_while_it_is_read_is_an_input_error(
