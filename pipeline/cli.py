@@ -26,7 +26,6 @@ from pipeline.arguments import (
 )
 from pipeline.errors import (
     COMMAND_LINE,
-    InputError,
     MergelineError,
     Problem,
     RecipeError,
@@ -44,6 +43,8 @@ Declarative pipelines for the life of LoRA and QLoRA adapters.
   plan RECIPE [key=value ...]   check it and say what it would do; reads no weights
   show RUN_DIR                  a finished run as a table
   diff A B                      two checkpoints, tensor by tensor
+  verify FOLDER                 is a saved model whole, and what its receipt says?
+  replay FOLDER                 make a saved model again from its receipt, and compare
   recipes                       the recipes that have a name
   steps [NAME]                  the steps, or one with its options and presets
   new NAME                      write a commented recipe to ./recipes/NAME.yaml
@@ -54,14 +55,6 @@ Declarative pipelines for the life of LoRA and QLoRA adapters.
 `mergeline VERB --help` says more. Everywhere: --debug shows tracebacks, --quiet says less, --version.
 exit codes: 0 done; 1 the run failed; 2 the recipe or the arguments are wrong, and nothing was run;
             130 interrupted (Ctrl-C, SIGTERM)
-"""
-
-DIFF_ABOUT = """\
-equal      the same bits
-relative   the norm of B - A over the norm of A
-rank       directions of B - A above what rounding to the dtype makes; counted up to 128
-
-exit codes: 0 equal; 1 different; 2 they cannot be compared
 """
 
 
@@ -235,37 +228,21 @@ def _show(words: list[str], quiet: bool, debug: bool) -> int:
 
 
 def _diff(words: list[str], quiet: bool, debug: bool) -> int:
-    parser = parser_of(
-        "diff",
-        "What differs between two checkpoints (models or adapters), tensor by tensor.",
-        epilog=DIFF_ABOUT,
-    )
-    parser.add_argument("a", metavar="A", help="a folder, or an id on the Hub")
-    parser.add_argument("b", metavar="B", help="what to hold against it")
-    parser.add_argument("--all", action="store_true", help="a line for every tensor")
-    parser.add_argument("--json", action="store_true", help="as JSON")
-    args = parser.parse_args(words)
-    from pipeline.proof.diff import compare_tensors
-    from pipeline.proof.tensors import find_tensors, total_bytes
-    from pipeline.report.problems import print_error
-    from pipeline.report.terminal import make_console
+    from pipeline.folders import diff
 
-    try:
-        a, b = find_tensors(args.a), find_tensors(args.b)
-        with make_console(quiet).bar("comparing", total_bytes(a), unit="B") as bar:
-            found = list(compare_tensors(a, b, bar.advance))
-    except InputError as error:
-        print_error(error)
-        return WRONG
-    equal = all(one.status == "equal" for one in found)
-    if args.json:
-        what = {"a": args.a, "b": args.b, "equal": equal, "tensors": [o.to_dict() for o in found]}
-        print(json.dumps(what, indent=2, ensure_ascii=False, allow_nan=False))
-    elif not quiet:
-        from pipeline.report.diff_table import print_diff
+    return diff(words, quiet)
 
-        print_diff(found, every=args.all)
-    return DONE if equal else FAILED
+
+def _verify(words: list[str], quiet: bool, debug: bool) -> int:
+    from pipeline.folders import verify
+
+    return verify(words, quiet)
+
+
+def _replay(words: list[str], quiet: bool, debug: bool) -> int:
+    from pipeline.folders import replay
+
+    return replay(words, quiet)
 
 
 def _recipes(words: list[str], quiet: bool, debug: bool) -> int:
@@ -360,6 +337,8 @@ _VERBS: dict[str, Callable[[list[str], bool, bool], int]] = {
     "plan": _plan,
     "show": _show,
     "diff": _diff,
+    "verify": _verify,
+    "replay": _replay,
     "recipes": _recipes,
     "steps": _steps,
     "new": _new,

@@ -355,3 +355,22 @@ def test_diff_as_json_has_every_tensor(mergeline: Run, model: list[str]) -> None
     assert found["equal"] is False
     assert len(ranks) == 14
     assert set(ranks.values()) == {4}, "the rank of the adapter"
+
+
+def test_a_saved_folder_is_verified_and_made_again_by_its_receipt(
+    mergeline: Run, model: list[str], tmp_path: Path
+) -> None:
+    mergeline("run", "merge_lora", *model, "save.path=merged")
+
+    whole = mergeline("verify", "merged")
+    again = mergeline("replay", "merged")
+    (tmp_path / "merged" / "config.json").write_text("{}")
+    broken = mergeline("verify", "merged", "--json")
+    nothing = mergeline("replay", ".")
+
+    assert (whole.returncode, again.returncode) == (0, 0)
+    assert whole.stdout.endswith("all that was checked holds\n")
+    assert again.stdout.endswith("the same bytes\n")
+    assert (broken.returncode, nothing.returncode) == (1, 2)
+    assert "config.json" in {fault["where"] for fault in json.loads(broken.stdout)["faults"]}
+    assert "has no receipt" in nothing.stderr

@@ -215,6 +215,12 @@ def works(
     if verb == "demo":  # tests/test_demo.py runs it
         assert not arguments
         return
+    if verb in ("verify", "replay"):  # tests/proof/test_folder.py and tests/test_replay.py run them
+        with pytest.raises(SystemExit):
+            cli.main([verb, "--help"])
+        known = capsys.readouterr().out
+        assert all(word in known for word in arguments if word.startswith("-"))
+        return
     if verb == "diff":
         arguments = [word if word.startswith("-") else "./base" for word in arguments]
     if verb == "sweep":

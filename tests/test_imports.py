@@ -20,7 +20,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 HEAVY = {"torch", "transformers", "peft", "bitsandbytes", "accelerate"}
 
-ABOVE = {"plan", "run", "jobs", "sweep", "arguments", "cli", "demo", "report"}
+ABOVE = {"plan", "run", "jobs", "sweep", "arguments", "cli", "demo", "folders", "replay", "report"}
 """Parts that put the others to use, and that none of those may know."""
 
 FORBIDDEN = {

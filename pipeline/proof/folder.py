@@ -1,0 +1,106 @@
+"""`mergeline verify`: is a model folder whole, and the one that its receipt says?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+from pipeline.blueprint import Adapter, Base, Blueprint, Fold, Placement, SavedDtype
+from pipeline.checkpoint.quantization import as_dtype
+from pipeline.checkpoint.source import locate
+from pipeline.errors import InputError
+from pipeline.proof.files import bytes_of, check_files, check_inputs
+from pipeline.proof.findings import Findings
+from pipeline.proof.origins import check_origins
+from pipeline.proof.structure import check_structure
+from pipeline.receipt.record import FILE_NAME, Receipt, read_receipt
+
+
+class Bar(Protocol):
+    """Progress of one piece of long work."""
+
+    def advance(self, amount: float = 1) -> None: ...
+
+
+MakeBar = Callable[[str, float, str], AbstractContextManager[Bar]]
+
+
+def verify_folder(
+    folder: Path, base: str | None, adapters: Sequence[str], make_bar: MakeBar
+) -> Findings:
+    """Check a model folder: its files, how they fit, and its tensors against base and adapters.
+
+    `base` and `adapters` say where those lie; by default where the receipt says. A folder without a receipt
+    is taken for a plain merge of those that are given. Raises InputError when there is no such folder, or
+    the adapters are not as many as were merged.
+    """
+    found = Findings()
+    locate(str(folder))
+    receipt = None
+    if (folder / FILE_NAME).exists():
+        with found.refusals():
+            receipt = read_receipt(folder)
+    else:
+        found.skipped.append(f"the hashes of the files: the folder has no {FILE_NAME}")
+    if receipt:
+        with make_bar("hashing", bytes_of(receipt, folder), "B") as bar:
+            check_files(receipt, folder, bar.advance, found)
+    check_structure(folder, found)
+    blueprint, dtype = _expected(folder, receipt, base, adapters)
+    if blueprint is None:
+        found.skipped.append(
+            "the tensors against base and adapters: say where these are with `--base` and `--adapter`"
+        )
+        return found
+    asked = {reference for reference in (base, *adapters) if reference}
+    if receipt and not check_inputs(receipt, references_of(blueprint), asked, found):
+        found.skipped.append("the tensors against base and adapters: not all of these are at hand")
+        return found
+    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    with make_bar("comparing", size, "B") as bar:
+        check_origins(folder, blueprint, dtype, bar.advance, found)
+    return found
+
+
+def _expected(
+    folder: Path, receipt: Receipt | None, base: str | None, adapters: Sequence[str]
+) -> tuple[Blueprint | None, SavedDtype]:
+    """What the folder should hold, and how it was saved."""
+    if receipt is None:
+        if base is None:
+            return None, "keep"
+        fold = Fold(tuple(Adapter(path, name=f"a{n}") for n, path in enumerate(adapters)))
+        blueprint = Blueprint(Base(base), folds=(fold,) if adapters else ())
+        return blueprint, _dtype_of(folder)
+    return blueprint_of(receipt, base, adapters), receipt.saved.dtype
+
+
+def blueprint_of(receipt: Receipt, base: str | None, adapters: Sequence[str]) -> Blueprint:
+    """The blueprint of a receipt, read from where its inputs are now.
+
+    A receipt may come from anywhere, so it decides neither that code of the base is run nor where files are
+    put. Raises InputError when the adapters are not as many as were merged.
+    """
+    known = receipt.blueprint
+    paths = list(adapters) or [adapter.path for adapter in known.all_adapters]
+    if len(paths) != len(known.all_adapters):
+        raise InputError(
+            f"was made with {len(known.all_adapters)} adapters, and {len(paths)} are given",
+            where=FILE_NAME,
+            fix="give `--adapter` once for each, in the order of the receipt",
+        )
+    moved = known.read_from(base or known.base.model, paths)
+    safe = replace(moved.base, trust_remote_code=False, placement=Placement())
+    return replace(moved, base=safe)
+
+
+def references_of(blueprint: Blueprint) -> list[str]:
+    return [blueprint.base.model, *(adapter.path for adapter in blueprint.all_adapters)]
+
+
+def _dtype_of(folder: Path) -> SavedDtype:
+    config = locate(str(folder)).read_json("config.json") or {}
+    return as_dtype(config.get("dtype") or config.get("torch_dtype")) or "keep"

@@ -1,0 +1,120 @@
+"""Is every tensor of a folder what its base and adapters make of it, bit for bit?
+
+What no adapter claims is compared with the base's own bytes. The rest is made again by the streaming
+realiser, a few hundred megabytes at a time.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+
+from pipeline.accounting.choice import choose
+from pipeline.accounting.layout import Stored, Tensor, lay_out
+from pipeline.blueprint import Blueprint, SavedDtype
+from pipeline.checkpoint.companions import copy_companions
+from pipeline.checkpoint.headers import read_header
+from pipeline.errors import InputError
+from pipeline.proof.diff import Difference, compare_tensors
+from pipeline.proof.findings import Findings
+from pipeline.proof.tensors import find_tensors
+
+AT_A_TIME = 256 << 20
+"""Bytes of tensors that are made again and lie on the disk at once."""
+
+Advance = Callable[[float], None]
+
+
+def check_origins(
+    folder: Path, blueprint: Blueprint, dtype: SavedDtype, advance: Advance, found: Findings
+) -> None:
+    """Hold the folder against the blueprint, whose base and adapters are at hand."""
+    try:
+        choice = choose(blueprint, dtype, "auto", fetch=True)
+        there = find_tensors(str(folder))
+        _check_companions(folder, blueprint, found)
+    except InputError as error:
+        found.skipped.append(f"the tensors against base and adapters: {error}")
+        return
+    if choice.work is None:
+        found.skipped.append(
+            f"the tensors against base and adapters, which only a whole rebuild can tell "
+            f"({choice.reason}): `mergeline replay` does that"
+        )
+        return
+    tensors = {tensor.key: tensor for tensor in choice.work.tensors}
+    for key in sorted(tensors.keys() - there.keys()):
+        found.fault(key, f"is missing: {_source(tensors[key])} has it")
+    for key in sorted(there.keys() - tensors.keys()):
+        found.fault(f"{there[key].file.name}: {key}", "comes from neither the base nor an adapter")
+    both = [tensor for key, tensor in tensors.items() if key in there]
+    copied = [tensor for tensor in both if tensor.copied]
+    made = [tensor for tensor in both if not tensor.copied]
+    for difference in _against_base(copied, there, advance):
+        found.fault(*_told(difference, there, "the base's, and no adapter claims it"))
+    for difference in _against_rebuilt(made, there, advance):
+        found.fault(*_told(difference, there, "what base and adapters make"))
+    found.checked.append(
+        f"{len(copied)} tensors against the base's own bytes, "
+        f"{len(made)} against what base and adapters make"
+    )
+
+
+def _against_base(
+    tensors: Iterable[Tensor], there: Mapping[str, Stored], advance: Advance
+) -> Iterator[Difference]:
+    base = {tensor.key: tensor.base for tensor in tensors if tensor.base is not None}
+    return _differences(base, there, advance)
+
+
+def _against_rebuilt(
+    tensors: list[Tensor], there: Mapping[str, Stored], advance: Advance
+) -> Iterator[Difference]:
+    from pipeline.realise.stream.engine import write_shards
+
+    for shard in lay_out(tensors, AT_A_TIME) if tensors else []:
+        with tempfile.TemporaryDirectory(prefix="mergeline-") as scratch:
+            write_shards(
+                [shard],
+                Path(scratch),
+                safe=False,
+                advance=lambda count: None,
+                finished=lambda file: None,
+            )
+            file = Path(scratch) / shard.name
+            made = {key: Stored(file, info) for key, info in read_header(file).tensors.items()}
+            yield from _differences(made, there, advance)
+
+
+def _differences(
+    right: Mapping[str, Stored], there: Mapping[str, Stored], advance: Advance
+) -> Iterator[Difference]:
+    same = {key: there[key] for key in right}
+    return (one for one in compare_tensors(right, same, advance) if one.status != "equal")
+
+
+def _told(one: Difference, there: Mapping[str, Stored], what: str) -> tuple[str, str]:
+    where = f"{there[one.key].file.name}: {one.key}"
+    if one.status in ("dtype", "shape") and one.a and one.b:
+        return where, f"is {one.b.dtype} {list(one.b.shape)}, not {one.a.dtype} {list(one.a.shape)}"
+    if one.change is None:
+        return where, f"is not {what}"
+    share, relative = one.change.share, one.change.relative
+    return where, f"is not {what}: {share:.2%} of its numbers differ, by {relative:.2g} of its norm"
+
+
+def _source(tensor: Tensor) -> str:
+    return "the base" if tensor.copied else "the merge of base and adapters"
+
+
+def _check_companions(folder: Path, blueprint: Blueprint, found: Findings) -> None:
+    """Tokenizer, templates, processors: byte for byte those of the adapters or the base."""
+    with tempfile.TemporaryDirectory(prefix="mergeline-") as scratch:
+        names = copy_companions(blueprint, Path(scratch))
+        for name in names:
+            if not (folder / name).is_file():
+                found.fault(name, "is missing: the base or an adapter has it")
+            elif (folder / name).read_bytes() != (Path(scratch) / name).read_bytes():
+                found.fault(name, "is not the one of the base or the adapter")
+    found.checked.append(f"{len(names)} files of tokenizer and others against base and adapters")

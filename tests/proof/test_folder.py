@@ -1,0 +1,338 @@
+"""Broken folders, each of which `mergeline verify` must name; and sound ones, which it must pass."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig
+from safetensors.torch import load_file, save_file
+
+from pipeline.errors import InputError
+from pipeline.proof import origins
+from pipeline.proof.findings import Findings
+from pipeline.proof.folder import verify_folder
+from pipeline.proof.tensors import find_tensors
+from pipeline.receipt.record import FILE_NAME
+from tests.fixtures.models import build_adapter, build_base, build_tokenizer
+from tests.fixtures.session import Session
+
+CLAIMED = 14
+"""Linear layers of the base, all of which the adapters claim."""
+
+
+class Made:
+    """A base, two adapters for it, and the first one merged into several shards."""
+
+    def __init__(self, folder: Path) -> None:
+        self.base = build_base(folder / "base", num_hidden_layers=2)
+        config = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
+        self.adapter = build_adapter(folder / "adapter", self.base, config)
+        self.other = build_adapter(folder / "other", self.base, config, seed=9)
+        self.merged = self.merge(folder / "run", self.adapter)
+
+    def merge(self, run: Path, *adapters: Path, **load: Any) -> Path:
+        session = Session(run)
+        session.do("load_base", model=str(self.base), **load)
+        for number, adapter in enumerate(adapters):
+            session.do("attach_adapter", path=str(adapter), name=f"a{number}")
+            if "quantization" in load:
+                session.do("dequantize")
+            session.do("merge")
+        session.do("save", path=str(run / "merged"), max_shard_size="100KB")
+        return run / "merged"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    return Made(tmp_path_factory.mktemp("made"))
+
+
+@pytest.fixture
+def folder(made: Made, tmp_path: Path) -> Path:
+    """A copy of the merged folder, to be broken."""
+    return shutil.copytree(made.merged, tmp_path / "merged")
+
+
+@contextmanager
+def bar(label: str, total: float, unit: str) -> Any:
+    yield SimpleNamespace(advance=lambda amount=1: None)
+
+
+def verify(folder: Path, *adapters: Path, base: Path | None = None) -> Findings:
+    return verify_folder(folder, str(base) if base else None, [str(a) for a in adapters], bar)
+
+
+def without_receipt(folder: Path, made: Made) -> Findings:
+    """What is found by base and adapter alone."""
+    (folder / FILE_NAME).unlink(missing_ok=True)
+    return verify(folder, made.adapter, base=made.base)
+
+
+def places(found: Findings) -> set[str]:
+    return {fault.where for fault in found.faults}
+
+
+def edit(file: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    data = json.loads(file.read_text())
+    change(data)
+    file.write_text(json.dumps(data))
+
+
+def shards(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.safetensors"))
+
+
+def test_a_sound_folder_holds_and_all_of_it_was_looked_at(folder: Path) -> None:
+    found = verify(folder)
+
+    assert (found.faults, found.skipped) == ([], [])
+    assert found.checked[-1].startswith("7 tensors against the base's own bytes, 14 against")
+
+
+@pytest.mark.parametrize(
+    "load", [{"quantization": "nf4"}, {"dtype": "float32"}], ids=["nf4", "float32"]
+)
+def test_other_sound_folders_hold(made: Made, tmp_path: Path, load: dict[str, str]) -> None:
+    found = verify(made.merge(tmp_path / "run", made.adapter, **load))
+
+    assert (found.faults, found.skipped) == ([], [])
+
+
+def test_two_merges_one_after_the_other_hold(made: Made, tmp_path: Path) -> None:
+    found = verify(made.merge(tmp_path / "run", made.adapter, made.other))
+
+    assert (found.faults, found.skipped) == ([], [])
+
+
+def test_a_folder_without_a_receipt_holds_by_its_base_and_adapter(made: Made, folder: Path) -> None:
+    found = without_receipt(folder, made)
+
+    assert found.faults == []
+    assert found.skipped == [f"the hashes of the files: the folder has no {FILE_NAME}"]
+
+
+@pytest.mark.parametrize("receipt", [True, False], ids=["by the receipt", "by base and adapter"])
+def test_a_single_flipped_bit_is_found_in_every_tensor(
+    made: Made, folder: Path, receipt: bool
+) -> None:
+    for number, (key, stored) in enumerate(find_tensors(str(folder)).items()):
+        data = bytearray(stored.file.read_bytes())
+        sound = bytes(data)
+        middle = (stored.info.start + stored.info.end) // 2
+        data[middle] ^= 1 << (number % 8)
+        stored.file.write_bytes(data)
+
+        found = verify(folder) if receipt else without_receipt(folder, made)
+
+        stored.file.write_bytes(sound)
+        tensor = f"{stored.file.name}: {key}"
+        assert places(found) == ({tensor, stored.file.name} if receipt else {tensor})
+
+
+def test_swapped_shards_are_found(made: Made, folder: Path) -> None:
+    first, second, *_ = shards(folder)
+    first.rename(folder / "aside")
+    second.rename(first)
+    (folder / "aside").rename(second)
+
+    found = verify(folder)
+
+    assert {first.name, second.name} <= places(found)
+    mixed = [fault for fault in found.faults if "the files were mixed up" in fault.what]
+    assert {fault.where for fault in mixed} == {first.name, second.name}
+    assert any("mixed up" in fault.what for fault in without_receipt(folder, made).faults)
+
+
+def test_a_merge_of_another_adapter_is_found(made: Made, folder: Path) -> None:
+    by_hash = verify(folder, made.other)
+
+    (folder / FILE_NAME).unlink()
+    by_tensors = verify(folder, made.other, base=made.base)
+
+    assert places(by_hash) == {f"{made.other}/adapter_model.safetensors"}
+    assert len(by_tensors.faults) == CLAIMED
+    assert all("is not what base and adapters make" in f.what for f in by_tensors.faults)
+
+
+def test_an_adapter_that_was_merged_twice_is_found(made: Made, tmp_path: Path) -> None:
+    twice = made.merge(tmp_path / "run", made.adapter, made.adapter)
+
+    assert len(without_receipt(twice, made).faults) == CLAIMED
+
+
+def test_a_module_that_was_left_out_is_found(made: Made, folder: Path) -> None:
+    key = "model.layers.1.mlp.up_proj.weight"
+    own = find_tensors(str(folder))[key].file
+    base = load_file(made.base / "model.safetensors")
+    save_file({**load_file(own), key: base[key]}, own, {"format": "pt"})
+
+    assert places(without_receipt(folder, made)) == {f"{own.name}: {key}"}
+
+
+def test_a_left_over_quantization_config_is_found(made: Made, folder: Path) -> None:
+    quantized = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    edit(folder / "config.json", lambda config: config.update(quantization_config=quantized))
+
+    assert any("says that the weights are in fp4" in f.what for f in verify(folder).faults)
+    assert places(without_receipt(folder, made)) == {"config.json"}
+
+
+def test_a_tokenizer_of_the_wrong_size_is_found(made: Made, folder: Path) -> None:
+    build_tokenizer(folder, extra=tuple(f"<new {n}>" for n in range(100)))
+
+    what = "makes tokens up to 358, and model.embed_tokens.weight has 320 rows"
+    assert what in [fault.what for fault in verify(folder).faults]
+    assert "tokenizer.json" in places(without_receipt(folder, made))
+
+
+def test_a_tokenizer_of_another_model_is_found(made: Made, folder: Path) -> None:
+    build_tokenizer(folder, extra=("<other>",))
+
+    found = without_receipt(folder, made)
+
+    assert "tokenizer.json" in places(found)
+
+
+def test_an_embedding_that_does_not_fit_the_config_is_found(made: Made, folder: Path) -> None:
+    edit(folder / "config.json", lambda config: config.update(vocab_size=400))
+
+    (fault,) = without_receipt(folder, made).faults
+    assert fault.what == "says vocab_size 400, and model.embed_tokens.weight has 320 rows"
+
+
+def test_a_tie_that_the_weights_do_not_keep_is_found(made: Made, folder: Path) -> None:
+    edit(folder / "config.json", lambda config: config.update(tie_word_embeddings=True))
+
+    assert places(without_receipt(folder, made)) == {"lm_head.weight"}
+
+
+def test_a_dtype_that_no_tensor_has_is_found(made: Made, folder: Path) -> None:
+    edit(folder / "config.json", lambda config: config.update(dtype="float16"))
+    (folder / FILE_NAME).unlink()
+
+    assert places(verify(folder)) == {"config.json"}
+
+
+def test_missing_and_strange_tensors_are_found(made: Made, folder: Path) -> None:
+    file = find_tensors(str(folder))["model.norm.weight"].file
+    tensors = load_file(file)
+    tensors["strange.weight"] = tensors.pop("model.norm.weight").clone()
+    save_file(tensors, file, {"format": "pt"})
+
+    found = without_receipt(folder, made)
+
+    assert f"{file.name}: strange.weight" in places(found)
+    assert f"{file.name}: model.norm.weight" in places(found)
+
+
+def test_a_missing_shard_and_one_too_many_are_found(folder: Path) -> None:
+    *_, last = shards(folder)
+    last.rename(folder / "model-00099-of-00099.safetensors")
+
+    found = verify(folder)
+
+    assert {last.name, "model-00099-of-00099.safetensors"} <= places(found)
+    assert any("names files that are missing" in fault.what for fault in found.faults)
+
+
+def test_a_damaged_header_is_found(folder: Path) -> None:
+    first = shards(folder)[0]
+    first.write_bytes(first.read_bytes()[:-1])
+
+    found = verify(folder)
+
+    assert any("when it was written" in f.what and f.where == first.name for f in found.faults)
+
+
+def test_tensors_are_made_again_a_few_at_a_time(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(origins, "AT_A_TIME", 20_000)
+
+    assert verify(folder).faults == []
+
+
+def test_inputs_that_are_not_here_are_said_and_no_fault(folder: Path) -> None:
+    edit(folder / FILE_NAME, lambda r: r["inputs"][0].update(reference="/elsewhere/base"))
+    edit(folder / FILE_NAME, lambda r: r["blueprint"]["base"].update(model="/elsewhere/base"))
+
+    found = verify(folder)
+
+    assert found.faults == []
+    assert found.skipped[0].startswith("the base, which was /elsewhere/base: it is not on this")
+    assert found.skipped[1].startswith("the tensors against base and adapters")
+
+
+def test_inputs_may_lie_elsewhere_now(made: Made, folder: Path, tmp_path: Path) -> None:
+    base, adapter = (tmp_path / name for name in ("moved base", "moved adapter"))
+    shutil.copytree(made.base, base)
+    shutil.copytree(made.adapter, adapter)
+
+    found = verify(folder, adapter, base=base)
+
+    assert (found.faults, found.skipped) == ([], [])
+
+
+def test_a_base_of_the_hub_is_fetched_only_where_it_is_asked_for(folder: Path) -> None:
+    edit(folder / FILE_NAME, lambda r: r["inputs"][0].update(reference="owner/name"))
+    edit(folder / FILE_NAME, lambda r: r["blueprint"]["base"].update(model="owner/name"))
+
+    found = verify(folder)
+
+    assert found.skipped[0] == (
+        "the base owner/name, which is on the Hub: `--base owner/name` fetches it"
+    )
+
+
+def test_a_receipt_does_not_decide_that_code_is_run(made: Made, folder: Path) -> None:
+    edit(folder / FILE_NAME, lambda r: r["blueprint"]["base"].update(trust_remote_code=True))
+
+    assert verify(folder).faults == [], "taken as a base without code"
+
+
+def test_a_damaged_receipt_is_a_fault(folder: Path) -> None:
+    (folder / FILE_NAME).write_text("{")
+
+    assert places(verify(folder)) == {str(folder / FILE_NAME)}
+
+
+def test_adapters_must_be_as_many_as_were_merged(made: Made, folder: Path) -> None:
+    with pytest.raises(InputError, match="was made with 1 adapters, and 2 are given"):
+        verify(folder, made.adapter, made.other)
+
+
+def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there is no such folder"):
+        verify(tmp_path / "nothing")
+
+
+def test_a_model_that_is_not_made_tensor_by_tensor_is_said_not_to_be_compared(
+    tmp_path: Path,
+) -> None:
+    base = build_base(tmp_path / "base", "bert")
+    session = Session(tmp_path / "run")
+    session.do("load_base", model=str(base), task="feature_extraction")
+    session.do("save", path=str(tmp_path / "run" / "saved"))
+
+    found = verify(tmp_path / "run" / "saved")
+
+    assert found.faults == []
+    assert any("`mergeline replay` does that" in text for text in found.skipped)
+
+
+def test_values_that_are_not_finite_are_told_like_others(made: Made, folder: Path) -> None:
+    key = "model.layers.0.mlp.up_proj.weight"
+    file = find_tensors(str(folder))[key].file
+    tensors = load_file(file)
+    tensors[key][0, 0] = torch.nan
+    save_file(tensors, file, {"format": "pt"})
+
+    assert places(without_receipt(folder, made)) == {f"{file.name}: {key}"}
