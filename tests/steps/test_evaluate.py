@@ -240,6 +240,28 @@ def test_the_right_choice_is_the_likeliest_one_by_hand(
     assert [output.path for output in found.outputs] == ["evaluate.jsonl"]
 
 
+def test_an_encoder_decoder_chooses_by_its_target(
+    session: Session, write: Write, base_model: Callable[..., Path]
+) -> None:
+    from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+    base = base_model("t5", dtype="float32")
+    session.do("load_base", model=str(base), task="seq2seq_lm")
+    session.do("evaluate", data=write("q.jsonl", lines(QUESTIONS[0])))
+    (said,) = (session.run.dir / "evaluate.jsonl").read_text(encoding="utf-8").splitlines()
+    model, tokenizer = (
+        AutoModelForSeq2SeqLM.from_pretrained(base),
+        AutoTokenizer.from_pretrained(base),
+    )
+    expected = []
+    for choice in (" Eight", " Four legs"):
+        labels = tokenizer(choice, return_tensors="pt")["input_ids"]
+        with torch.no_grad():
+            asked = tokenizer("How many legs has a spider?", return_tensors="pt")
+            expected.append(-model(**asked, labels=labels).loss.item() * labels.numel())
+    assert json.loads(said)["log_likelihoods"] == pytest.approx(expected, rel=1e-5)
+
+
 def test_an_answer_matches_when_it_is_what_the_model_writes(
     session: Session, write: Write, base_model: Callable[..., Path]
 ) -> None:
