@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 
 from pipeline.errors import COMMAND_LINE, Place
-from pipeline.recipe import load
+from pipeline.recipe import hydra_app, load
+from pipeline.recipe.compose import composed
 from pipeline.recipe.find import list_recipes
+from pipeline.recipe.hydra_app import Request
 from tests.recipe.conftest import Load
 
 DESIGN = """\
@@ -205,3 +209,36 @@ def test_every_key_knows_where_it_was_said(load_text: Load) -> None:
     assert recipe.place("save.overwrite") == Place("r.yaml", 9, 5)
     assert recipe.place("params.base") == Place("r.yaml", 2, 3)
     assert recipe.place("load_base.quantization").file.endswith("step/load_base/nf4.yaml")
+
+
+def test_a_recipe_is_composed_once_for_its_check_and_its_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = 0
+    whole = ConfigLoaderImpl._load_configuration_impl
+
+    def counting(*args: Any, **options: Any) -> Any:
+        nonlocal count
+        count += 1
+        return whole(*args, **options)
+
+    monkeypatch.setattr(ConfigLoaderImpl, "_load_configuration_impl", counting)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "r.yaml").write_text("steps:\n  - load_base: {model: ./base}\n")
+    request = Request(Path("r.yaml"), ("load_base.dtype=float32", "hydra.run.dir=run"))
+
+    recipe, asked = request.load()
+    run = hydra_app.run(asked, lambda config: config)
+
+    assert count == 1
+    assert run.steps.load_base.dtype == recipe.steps[0].settings.dtype == "float32"
+
+
+def test_a_composed_recipe_is_handed_out_as_copies(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("steps:\n  - load_base: {model: ./base}\n")
+    asked = Request(tmp_path / "r.yaml").load()[1]
+
+    with composed(asked.loader, asked.overrides) as first:
+        first.steps.load_base.model = "another"
+    with composed(asked.loader, asked.overrides) as second:
+        assert second.steps.load_base.model == "./base"
