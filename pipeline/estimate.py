@@ -41,13 +41,16 @@ def live_bytes(blueprint: Blueprint) -> int:
     """Most bytes of weights that are in memory while the model is made. Raises InputError.
 
     A quantized base that is dequantized is there in both forms, layer by layer; adapters come on top, and
-    folding one needs room for a few of its deltas.
+    folding one needs room for a few of its deltas. Sums in float32 take all matrices in it.
     """
     base = inspect_base(blueprint.base)
     dtype = blueprint.dequantize_dtype or blueprint.base.dtype or base.dtype
     model = _in_memory(blueprint, base, dtype)
     if blueprint.dequantize:
         model += _in_memory(replace(blueprint, dequantize=False), base, dtype) // 8
+    if any(fold.accumulate == "float32" for fold in blueprint.folds):
+        matrices, _ = count_elements(base)
+        model += matrices * (BYTES["float32"] - BYTES[dtype])
     return model + 2 * sum(_adapter_bytes(blueprint))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from pipeline.checkpoint.adapter import inspect_adapter
 from pipeline.errors import MergeError
 from pipeline.realise.attach import PREFIX, Parts, attach, tensor_names
 from pipeline.realise.ties import TiedGroup, settle_ties, tied_groups, untie
+from pipeline.realise.wide import narrow, widen
 
 Digest = tuple[int, int] | None
 """What tells two states of a tensor apart; None for one that lies on disk."""
@@ -31,10 +33,18 @@ class Folded:
     """Those of them that have the same bits as before."""
 
 
-def fold(model: Any, wanted: Fold, *, placement: Placement, parts: Parts | None = None) -> Folded:
+def fold(
+    model: Any,
+    wanted: Fold,
+    *,
+    placement: Placement,
+    parts: Parts | None = None,
+    wide: Collection[str] = (),
+) -> Folded:
     """Attach the adapters of a fold to a plain model and merge them, with PEFT's arithmetic.
 
-    With `parts`, the model is a part of one, and takes only those tensors of each adapter.
+    With `parts`, the model is a part of one, and takes only those tensors of each adapter. The modules in
+    `wide` have weights in float32 for this sum alone.
 
     The sums are those of a plain `merge_and_unload()`, safe or not: PEFT's own `safe_merge=True` rounds
     each delta to the base's dtype before it is added, which loses accuracy and gives other bits.
@@ -43,14 +53,20 @@ def fold(model: Any, wanted: Fold, *, placement: Placement, parts: Parts | None 
     `wanted.safe`).
     """
     ties = tied_groups(model)
-    before = digests(model)
+    dtypes = {n: p.dtype for n, p in model.named_parameters(remove_duplicate=False)}
+    dtypes |= {f"{name}.weight": model.config.dtype for name in wide}
+    before = digests(model, dtypes)
     plain = [name for name, _ in model.named_modules()]
     peft_model = attach(model, wanted.adapters, placement=placement, parts=parts)
     claimed = _claimed(peft_model, plain, wanted)
     touched = [group for group in ties if _touches(claimed, group)]
     for group in touched:
         untie(group)
+    if wanted.accumulate == "float32":
+        widen(peft_model)
     model = _merge(peft_model, wanted)
+    if wanted.accumulate == "float32":
+        narrow(model, dtypes)
     if wanted.safe:
         _check_finite(model, claimed, wanted)
     settle_ties(model, touched)
@@ -59,16 +75,19 @@ def fold(model: Any, wanted: Fold, *, placement: Placement, parts: Parts | None 
     return Folded(model, claimed, unchanged)
 
 
-def digests(model: Any) -> dict[str, Digest]:
+def digests(model: Any, dtypes: Mapping[str, torch.dtype] | None = None) -> dict[str, Digest]:
     """A pair of sums over the bits of each parameter, tied ones under each of their names.
 
+    Those with a name in `dtypes` are taken as they are in that dtype.
     Not a cryptographic hash: it runs at the speed of memory and sees any change that a merge makes.
     """
     known: dict[int, Digest] = {}
     found = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         if id(parameter) not in known:
-            known[id(parameter)] = _digest(parameter.data)
+            known[id(parameter)] = _digest(
+                parameter.data.to((dtypes or {}).get(name, parameter.dtype))
+            )
         found[name] = known[id(parameter)]
     return found
 

@@ -21,6 +21,7 @@ from pipeline.realise.attach import PREFIX, adapter_tensors, attach, tensor_name
 from pipeline.realise.fold import Folded, fold
 from pipeline.realise.load import check_can_run, dequantize_model, load_base_model, torch_device
 from pipeline.realise.outcome import check_changed, facts, unchanged_text
+from pipeline.realise.wide import summed_layers
 
 if TYPE_CHECKING:
     from pipeline.run import Console
@@ -94,18 +95,22 @@ def realise(
     stages = 1 + blueprint.dequantize + len(blueprint.folds) + bool(blueprint.adapters)
     with console.bar("building the model", stages) if console else nullcontext() as bar:
         advance = bar.advance if bar else _nothing
-        loaded = load_base_model(blueprint.base, torch_device(device), labels=labels_of(blueprint))
+        loaded = load_base_model(
+            blueprint.loaded, torch_device(device), labels=labels_of(blueprint)
+        )
         check_invented(blueprint, loaded.invented)
         model = loaded.model
+        wide = summed_layers(model, blueprint)
         advance()
         if blueprint.dequantize:
-            model = dequantize_model(model, blueprint.dequantize_dtype)
+            model = dequantize_model(model, blueprint.dequantize_dtype, wide)
             advance()
         else:
             check_can_run(model)
         folded: list[Folded] = []
         for wanted in blueprint.folds:
-            folded.append(fold(model, wanted, placement=placement))
+            first = not folded
+            folded.append(fold(model, wanted, placement=placement, wide=wide if first else ()))
             check_changed(folded[-1].claimed, folded[-1].unchanged, wanted.adapters)
             model = folded[-1].model
             advance()

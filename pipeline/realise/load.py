@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,22 +117,27 @@ def invented(report: Mapping[str, Any]) -> frozenset[str]:
     return frozenset([*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])])
 
 
-def dequantize_model(model: Any, dtype: Dtype | None) -> Any:
-    """Replace the bitsandbytes layers by plain ones, in place.
+def dequantize_model(model: Any, dtype: Dtype | None, wide: Collection[str] = ()) -> Any:
+    """Replace the bitsandbytes layers by plain ones, in place; a model without them is only cast.
 
     With `dtype`, all parameters that had the model's own dtype get that one; without, the dequantized
-    ones get the model's own. Afterwards nothing about the model says that it was quantized.
+    ones get the model's own. The weights of the layers in `wide` stay in float32, not rounded. Afterwards
+    nothing about the model says that it was quantized.
     """
     from transformers.pytorch_utils import Conv1D
 
     own = model.config.dtype
     wanted = _torch_dtype(dtype) or own
+    if getattr(model, "hf_quantizer", None) is None:
+        cast_model(model, own, wanted)
+        return model
     transposed = [
         name
         for name, module in model.named_modules()
         if getattr(module, "source_cls", None) is Conv1D
     ]
     shapes = _lay_out_in_blocks(model)
+    kept = {name: _in_float32(model.get_submodule(name)) for name in wide}
     model = model.dequantize(dtype=wanted)
     for name, shape in shapes.items():
         weight = model.get_submodule(name).weight
@@ -145,7 +150,21 @@ def dequantize_model(model: Any, dtype: Dtype | None) -> Any:
         if hasattr(model, mark):
             delattr(model, mark)
     cast_model(model, own, wanted)
+    for name, values in kept.items():
+        weight = model.get_submodule(name).weight
+        values = values.reshape(shapes.get(name, values.shape))
+        weight.data = values.t().contiguous() if name in transposed else values
     return model
+
+
+def _in_float32(layer: Any) -> torch.Tensor:
+    """What the 4 or 8 bits of a layer stand for, before it is rounded."""
+    from transformers.integrations.bitsandbytes import dequantize_bnb_weight
+
+    if hasattr(layer.weight, "quant_state"):
+        layer.weight.quant_state.dtype = torch.float32
+    found: torch.Tensor = dequantize_bnb_weight(layer.weight, getattr(layer, "state", None))
+    return found
 
 
 def check_can_run(model: Any) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import Any
 
 from pydantic_core import PydanticUndefined
 
-from pipeline.steps import Step
+from pipeline.steps import Step, options_of
 
 REQUIRED = "???"
 """What Hydra and OmegaConf write for a value that must still be given."""
@@ -16,8 +15,7 @@ REQUIRED = "???"
 def defaults_of(step: Step[Any]) -> dict[str, Any]:
     """Every option of a step with its default; `???` stands for one that must be given."""
     values: dict[str, Any] = {}
-    for field in fields(step.settings):
-        info = step.settings.__pydantic_fields__[field.name]
+    for name, info in options_of(step.settings).items():
         value = info.get_default(call_default_factory=True)
-        values[field.name] = REQUIRED if value is PydanticUndefined else value
+        values[name] = REQUIRED if value is PydanticUndefined else value
     return values

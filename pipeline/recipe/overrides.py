@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from hydra.errors import HydraException, OverrideParseException
 
 from pipeline.errors import COMMAND_LINE, Problem
 from pipeline.recipe.compile import RESERVED, TOP_KEYS, Compiled, Line
-from pipeline.steps import all_steps, nearest
+from pipeline.steps import all_steps, nearest, options_of
 
 Presets = Callable[[str], Sequence[str]]
 """The names in a config group, for example `step/load_base`; none when there is no such group."""
@@ -218,7 +218,7 @@ def _check_searchpath(folders: Any) -> None:
 
 
 def _check_option(line: Line, name: str) -> None:
-    known = [field.name for field in fields(line.step.settings)]
+    known = list(options_of(line.step.settings))
     key = f"{line.id}.{name}"
     if name == "preset":
         raise _Wrong("a preset is chosen by the step's id alone", f"write {line.id}=PRESET", key)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-from dataclasses import fields
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -12,7 +11,7 @@ from pydantic import TypeAdapter
 from pipeline.recipe.compile import NO_PRESET, TOP_KEYS
 from pipeline.recipe.head import Head
 from pipeline.recipe.presets import shipped_presets
-from pipeline.steps import Step, all_steps
+from pipeline.steps import Step, all_steps, options_of
 
 _INTERPOLATION = {"type": "string", "pattern": r"\$\{.+\}"}
 
@@ -86,7 +85,7 @@ def _properties(settings: Any) -> dict[str, Any]:
     whole = TypeAdapter(settings).json_schema()
     shared = whole.get("$defs", {})
     return {
-        field.name: _inlined(whole["properties"][field.name], shared) for field in fields(settings)
+        name: _inlined(whole["properties"][name], shared) for name in options_of(settings)
     }
 
 

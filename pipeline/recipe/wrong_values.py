@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from pipeline.errors import Problem
-from pipeline.steps import nearest
+from pipeline.steps import nearest, options_of
 
 _WANTED = {
     "int_type": "a whole number",
@@ -70,7 +70,7 @@ def _has(value: Any, part: str | int) -> bool:
 
 
 def _problem(path: Loc, entries: list[Mapping[str, Any]], settings: Any) -> Problem:
-    known = settings.__pydantic_fields__
+    known = options_of(settings)
     first = entries[0]
     kind = first["type"]
     if kind.startswith("missing"):
@@ -84,8 +84,9 @@ def _problem(path: Loc, entries: list[Mapping[str, Any]], settings: Any) -> Prob
     wanted = [text for entry in entries if not _choices(entry) for text in [_wanted(entry)]]
     if choices:
         wanted.insert(0, f"one of {', '.join(choices)}" if len(choices) > 1 else choices[0])
-    if kind == "string_pattern_mismatch" and known[path[0]].examples:
-        wanted = [f"text such as {', '.join(known[path[0]].examples)}"]
+    examples = known[str(path[0])].examples if kind == "string_pattern_mismatch" else None
+    if examples:
+        wanted = [f"text such as {', '.join(examples)}"]
     kept = list(dict.fromkeys(wanted))
     what = f"must be {' or '.join(kept)}, got {_shown(value)}"
     near = nearest(value, choices) if isinstance(value, str) else None

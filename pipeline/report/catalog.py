@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import COMMAND_LINE, Problem, RecipeError
@@ -62,13 +61,12 @@ def option_rows(step: Step[Any]) -> list[tuple[str, str, str, str]]:
     from pydantic import TypeAdapter
 
     schema = TypeAdapter(step.settings).json_schema()
-    defaults = defaults_of(step)
     rows = []
-    for field in fields(step.settings):
-        shape = schema["properties"][field.name]
-        default = "required" if defaults[field.name] == REQUIRED else _shown(defaults[field.name])
+    for name, value in defaults_of(step).items():
+        shape = schema["properties"][name]
+        default = "required" if value == REQUIRED else _shown(value)
         about = " ".join(shape.get("description", "").split())
-        rows.append((field.name, type_words(shape), default, about))
+        rows.append((name, type_words(shape), default, about))
     return rows
 
 

@@ -44,6 +44,7 @@ from typing import (
 
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass as pydantic_dataclass
+from pydantic.fields import FieldInfo
 
 from pipeline.blueprint import State
 
@@ -61,11 +62,22 @@ def step_settings(cls: type[S]) -> type[S]:
     """Make a class the settings of a step: frozen, typed strictly, no unknown options.
 
     The string under each attribute becomes its documentation and its JSON Schema description; bounds
-    go into the type, as `Annotated[int, Field(ge=1)]`.
+    go into the type, as `Annotated[int, Field(ge=1)]`. An option that is a word of Python's own has an
+    underscore after its attribute's name: `from_` is `from`.
     """
-    config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
+    config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        use_attribute_docstrings=True,
+        alias_generator=lambda name: name.removesuffix("_"),
+    )
     made: Any = pydantic_dataclass(frozen=True, kw_only=True, config=config)(cls)
     return cast("type[S]", made)
+
+
+def options_of(settings: Any) -> dict[str, FieldInfo]:
+    """The options of settings under the names that recipes give them."""
+    return {info.alias or name: info for name, info in settings.__pydantic_fields__.items()}
 
 
 class Step(Generic[S]):

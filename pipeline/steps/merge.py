@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pipeline.blueprint import Adapter, Blueprint, Fold, State
+from pipeline.blueprint import Accumulate, Adapter, Blueprint, Fold, State
 from pipeline.checkpoint.adapter import inspect_adapter
 from pipeline.checkpoint.pending import is_pending
 from pipeline.errors import InputError, Refused
@@ -15,6 +15,8 @@ from pipeline.steps import step, step_settings
 class MergeSettings:
     safe: bool = True
     """Stop the run when a merged weight is NaN or infinite, and name the module."""
+    accumulate: Accumulate = "peft"
+    """`peft` rounds after each delta, as PEFT does; `float32` adds all up in float32 and rounds once."""
 
 
 @step(needs=["base", "adapter"])
@@ -29,7 +31,7 @@ def merge(settings: MergeSettings, state: State) -> State:
     folded = replace(
         blueprint,
         adapters=(),
-        folds=(*blueprint.folds, Fold(blueprint.adapters, safe=settings.safe)),
+        folds=(*blueprint.folds, Fold(blueprint.adapters, settings.safe, settings.accumulate)),
     )
     if blueprint.quantized:
         kind = blueprint.base.quantization and blueprint.base.quantization.kind

@@ -7,6 +7,7 @@ it does not name is made by PEFT itself (`test_modules.py`), and `NOT_DIRECT` sa
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from pipeline.blueprint import (
     Base,
     Blueprint,
     Dtype,
+    Engine,
     Fold,
     Quantization,
     SavedDtype,
@@ -241,7 +243,11 @@ def build(case: Case, folder: Path) -> tuple[Path, list[Path]]:
     base = build_model(folder / "base", case.model, case.dtype, case.sizes)
     adapters = [
         build_adapter(
-            folder / f"adapter_{n}", base, config, seed=n, dtype=getattr(torch, case.dtype)
+            folder / f"adapter_{n}",
+            base,
+            deepcopy(config),
+            seed=n,
+            dtype=getattr(torch, case.dtype),
         )
         for n, config in enumerate(case.adapters)
     ]
@@ -327,14 +333,18 @@ def blueprint_of(case: Case, base: Path, adapters: list[Path]) -> Blueprint:
     )
 
 
-def streamed(
-    blueprint: Blueprint, folder: Path, shard: str = "5GB", dtype: SavedDtype = "keep"
+def written(
+    blueprint: Blueprint,
+    folder: Path,
+    shard: str = "5GB",
+    dtype: SavedDtype = "keep",
+    engine: Engine = "stream",
 ) -> Path:
-    """The folder that `save` would publish, written by the streaming realiser."""
-    recipe = Recipe("r", folder / "r.yaml", (), run_dir=folder, device="cpu", engine="stream")
+    """The folder that `save` would publish, written by one of the realisers."""
+    recipe = Recipe("r", folder / "r.yaml", (), run_dir=folder, device="cpu", engine=engine)
     run = RunContext(recipe, Silent())  # type: ignore[arg-type]
     run.state = State(blueprint=blueprint)
-    output = folder / "streamed"
+    output = folder / engine
     output.mkdir()
     write_model(run, output, dtype=dtype, max_shard_size=shard)
     return output
@@ -350,7 +360,7 @@ def test_streamed_folder_equals_that_of_plain_calls(name: str, tmp_path: Path) -
     choice = choose(blueprint, case.save, "auto")
     assert choice.engine == "stream", choice.reason
 
-    output = streamed(blueprint, tmp_path, case.shard, case.save)
+    output = written(blueprint, tmp_path, case.shard, case.save)
     plain_merge(case, base, adapters, tmp_path / "plain")
 
     assert_same_bits(tensors_of(output), tensors_of(tmp_path / "plain"))
@@ -364,6 +374,62 @@ def test_streamed_folder_equals_that_of_plain_calls(name: str, tmp_path: Path) -
         ours, plain = (json.loads((f / index).read_text()) for f in (output, tmp_path / "plain"))
         assert ours["weight_map"].keys() == plain["weight_map"].keys()
         assert ours["metadata"]["total_size"] == plain["metadata"]["total_size"]
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in CASES if n.startswith("summed") or "original" in n or "bfloat16 norms" in n]
+)
+def test_the_live_realiser_writes_the_same(name: str, tmp_path: Path) -> None:
+    case = CASES[name]
+    blueprint = blueprint_of(case, *build(case, tmp_path))
+    ours = written(blueprint, tmp_path, dtype=case.save)
+    live = written(blueprint, tmp_path, dtype=case.save, engine="live")
+    assert_same_bits(tensors_of(ours), tensors_of(live))
+
+
+DORA: dict[str, Case] = {
+    "summed in float32": Case(accumulate="float32"),
+    "summed in float32, nf4": in_4bit(accumulate="float32"),
+    "summed in float32, int8": in_4bit(Quantization("int8"), accumulate="float32"),
+    "summed in float32, saved as nf4": in_4bit(SAVED["nf4"], accumulate="float32"),
+    "original weights": in_4bit(original=True, dequantize="float32"),
+    "original weights, summed in float32": in_4bit(original=True, accumulate="float32"),
+}
+
+
+@pytest.mark.parametrize("name", DORA)
+def test_what_peft_makes_a_few_modules_at_a_time_is_the_same(name: str, tmp_path: Path) -> None:
+    case = replace(DORA[name], adapters=(lora(use_dora=True), lora()), one_fold_each=True)
+    blueprint = blueprint_of(case, *build(case, tmp_path))
+    assert "use_dora" in choose(blueprint, "keep", "auto").reason
+    ours = written(blueprint, tmp_path)
+    live = written(blueprint, tmp_path, engine="live")
+    assert_same_bits(tensors_of(ours), tensors_of(live))
+
+
+def test_a_sum_in_float32_is_the_nearest_number_to_the_exact_sum(tmp_path: Path) -> None:
+    case = Case((lora(), lora(r=8)), one_fold_each=False, accumulate="float32")
+    base, adapters = build(case, tmp_path)
+    blueprint = blueprint_of(case, base, adapters)
+    (tmp_path / "peft").mkdir()
+    by_peft = replace(blueprint, folds=(replace(blueprint.folds[0], accumulate="peft"),))
+    summed = tensors_of(written(blueprint, tmp_path))
+    peft = tensors_of(written(by_peft, tmp_path / "peft"))
+
+    wrong: dict[str, int] = {"float32": 0, "peft": 0}
+    for key, weight in tensors_of(base).items():
+        exact = weight.double()
+        for adapter in adapters:
+            factors = tensors_of(adapter)
+            a, b = (f"base_model.model.{key.replace('weight', f'lora_{x}.weight')}" for x in "AB")
+            if a in factors:
+                scale = 7 / factors[a].shape[0]
+                exact = exact + factors[b].double() @ factors[a].double() * scale
+        nearest = exact.to(torch.bfloat16)
+        wrong["float32"] += int((summed[key] != nearest).sum())
+        wrong["peft"] += int((peft[key] != nearest).sum())
+    assert wrong["peft"] > 1000
+    assert wrong["float32"] < wrong["peft"] / 500
 
 
 def test_the_plan_counts_what_becomes_of_the_tensors(tmp_path: Path) -> None:
