@@ -9,16 +9,22 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.accounting.choice import choose
+from pipeline.accounting.direct import Work
 from pipeline.accounting.layout import Stored, Tensor, lay_out
 from pipeline.blueprint import Blueprint, SavedDtype
+from pipeline.checkpoint.base import inspect_base
 from pipeline.checkpoint.companions import copy_companions
 from pipeline.checkpoint.headers import read_header
 from pipeline.errors import InputError
 from pipeline.proof.diff import Difference, compare_tensors
 from pipeline.proof.findings import Findings
 from pipeline.proof.tensors import find_tensors
+
+if TYPE_CHECKING:
+    from pipeline.realise.stream.engine import Make
 
 AT_A_TIME = 256 << 20
 """Bytes of tensors that are made again and lie on the disk at once."""
@@ -37,13 +43,14 @@ def check_origins(
     except InputError as error:
         found.skipped.append(f"the tensors against base and adapters: {error}")
         return
-    if choice.work is None:
+    if choice.engine == "live":
         found.skipped.append(
             f"the tensors against base and adapters, which only a whole rebuild can tell "
             f"({choice.reason}): `mergeline replay` does that"
         )
         return
-    tensors = {tensor.key: tensor for tensor in choice.work.tensors}
+    work, make = (choice.work, None) if choice.work else _modules(blueprint, dtype)
+    tensors = {tensor.key: tensor for tensor in work.tensors}
     for key in sorted(tensors.keys() - there.keys()):
         found.fault(key, f"is missing: {_source(tensors[key])} has it")
     for key in sorted(there.keys() - tensors.keys()):
@@ -53,12 +60,24 @@ def check_origins(
     made = [tensor for tensor in both if not tensor.copied]
     for difference in _against_base(copied, there, advance):
         found.fault(*_told(difference, there, "the base's, and no adapter claims it"))
-    for difference in _against_rebuilt(made, there, advance):
+    for difference in _against_rebuilt(made, make, there, advance):
         found.fault(*_told(difference, there, "what base and adapters make"))
     found.checked.append(
         f"{len(copied)} tensors against the base's own bytes, "
         f"{len(made)} against what base and adapters make"
     )
+
+
+def _modules(blueprint: Blueprint, dtype: SavedDtype) -> tuple[Work, Make]:
+    """What transformers and PEFT make a few modules at a time."""
+    from pipeline.realise.live import labels_of
+    from pipeline.realise.stream.modules import plan_modules
+    from pipeline.realise.stream.reading import Reader
+
+    base = inspect_base(blueprint.base)
+    wanted = base.dtype if dtype == "keep" else dtype
+    modules = plan_modules(blueprint, wanted, Reader(base), labels_of(blueprint))
+    return modules.work, modules.make
 
 
 def _against_base(
@@ -69,7 +88,7 @@ def _against_base(
 
 
 def _against_rebuilt(
-    tensors: list[Tensor], there: Mapping[str, Stored], advance: Advance
+    tensors: list[Tensor], make: Make | None, there: Mapping[str, Stored], advance: Advance
 ) -> Iterator[Difference]:
     from pipeline.realise.stream.engine import write_shards
 
@@ -81,6 +100,7 @@ def _against_rebuilt(
                 safe=False,
                 advance=lambda count: None,
                 finished=lambda file: None,
+                make=make,
             )
             file = Path(scratch) / shard.name
             made = {key: Stored(file, info) for key, info in read_header(file).tensors.items()}

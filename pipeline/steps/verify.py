@@ -118,7 +118,7 @@ def _(settings: VerifySettings, run: RunContext) -> None:
     )
     outside = _bounds(settings, default).broken_by(found, kept)
     proof = Proof(step=run.step_id, passed=not outside, figures=dict(run.record.metrics))
-    if add_proof(folder.path, proof):
+    if folder in run.state.folders and add_proof(folder.path, proof):
         run.made(folder.path / FILE_NAME)
     if outside:
         prompt, position = found.worst

@@ -22,7 +22,7 @@ from pipeline.proof.folder import verify_folder
 from pipeline.proof.tensors import find_tensors
 from pipeline.receipt.record import FILE_NAME
 from tests.fixtures.models import build_adapter, build_base, build_tokenizer
-from tests.fixtures.session import Session
+from tests.fixtures.session import Session, merge
 
 CLAIMED = 14
 """Linear layers of the base, all of which the adapters claim."""
@@ -314,12 +314,38 @@ def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
         verify(tmp_path / "nothing")
 
 
-def test_a_model_that_is_not_made_tensor_by_tensor_is_said_not_to_be_compared(
-    tmp_path: Path,
+@pytest.mark.parametrize(
+    ("architecture", "task_type", "load"),
+    [("gpt2", "CAUSAL_LM", {}), ("t5", "SEQ_2_SEQ_LM", {"task": "seq2seq_lm"})],
+)
+def test_models_that_are_made_a_few_modules_at_a_time_are_compared_too(
+    tmp_path: Path, architecture: str, task_type: str, load: dict[str, str]
 ) -> None:
-    base = build_base(tmp_path / "base", "bert")
+    base = build_base(tmp_path / "base", architecture)
+    auto = "AutoModelForSeq2SeqLM" if load else "AutoModelForCausalLM"
+    transposed = architecture == "gpt2"
+    config = LoraConfig(
+        r=4, target_modules="all-linear", task_type=task_type, fan_in_fan_out=transposed
+    )
+    adapter = build_adapter(tmp_path / "adapter", base, config, auto_class=auto)
+    folder = merge(Session(tmp_path / "run"), base, adapter, **load)
+
+    sound = verify(folder)
+    key, stored = list(find_tensors(str(folder)).items())[-1]
+    data = bytearray(stored.file.read_bytes())
+    data[stored.info.start] ^= 1
+    stored.file.write_bytes(data)
+
+    assert sound.faults == []
+    assert not any("against base and adapters" in text for text in sound.skipped)
+    assert places(verify(folder)) == {stored.file.name, f"{stored.file.name}: {key}"}
+
+
+def test_a_model_that_only_lives_in_memory_is_said_not_to_be_compared(
+    made: Made, tmp_path: Path
+) -> None:
     session = Session(tmp_path / "run")
-    session.do("load_base", model=str(base), task="feature_extraction")
+    session.do("load_base", model=str(made.base), quantization="nf4")
     session.do("save", path=str(tmp_path / "run" / "saved"))
 
     found = verify(tmp_path / "run" / "saved")
