@@ -8,8 +8,9 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from pipeline.blueprint import Task
-from pipeline.data import Record, raise_together
+from pipeline.data import raise_together
 from pipeline.errors import InputError
+from pipeline.record import Record
 
 if TYPE_CHECKING:
     import torch

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.data import Record
 from pipeline.encode import IGNORED, Example, batches, encode, encode_continuation, pad
 from pipeline.errors import InputError, Place
+from pipeline.record import Record
 from tests.fixtures.models import build_tokenizer
 
 

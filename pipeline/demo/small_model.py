@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.checkpoint.publish import publishing
-from pipeline.data import Record
 from pipeline.demo import stories
 from pipeline.encode import Example, encode, pad
 from pipeline.errors import Place
+from pipeline.record import Record
 
 NOTE = "demo.json"
 """In the model's folder: what it was made from, so that a second demo can use it again."""

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.blueprint import Task
-from pipeline.data import Kind, Record, kind_of
+from pipeline.data import kind_of
 from pipeline.encode import encode, pad_token
 from pipeline.errors import InputError
 from pipeline.proof.figures import Figures
 from pipeline.proof.loss import measure
 from pipeline.proof.tasks import answer, choose
 from pipeline.proof.write import Writer
+from pipeline.record import Kind, Record
 
 if TYPE_CHECKING:
     from pipeline.realise.live import LiveModel

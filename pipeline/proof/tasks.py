@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any
 
-from pipeline.data import Record, raise_together
+from pipeline.data import raise_together
 from pipeline.encode import Example, encode_continuation, pad_token
 from pipeline.errors import InputError
 from pipeline.proof.figures import Figures
 from pipeline.proof.loss import score
 from pipeline.proof.write import Writer
+from pipeline.record import Record
 
 AROUND = "\"'`*_()[]{}<>\u2018\u2019\u201c\u201d\u00ab\u00bb"
 """Quotation marks, brackets and emphasis, in which a word may stand."""
