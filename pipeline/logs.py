@@ -16,6 +16,9 @@ from typing import cast
 
 from pipeline.secrets import RedactingFormatter
 
+FILE_NAME = "run.log"
+"""In the run's folder."""
+
 _FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 
 _OUTSPOKEN = {

@@ -6,9 +6,11 @@ Written at the start of a run and after every step, so that a killed run still t
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from datetime import datetime
 from functools import cache
 from importlib import metadata
@@ -85,11 +87,15 @@ class StepRecord(_Record):
     preset: str | None = None
     settings: dict[str, Any] = Field(default_factory=dict)
     """As resolved: preset, recipe, overrides and interpolations put together."""
+    does: str = ""
+    """What the plan said of it, in a line."""
     status: StepStatus = "waiting"
     seconds: float | None = None
     peak_memory_bytes: int | None = None
     """Most resident memory of the process during the step."""
     metrics: dict[str, Figure] = Field(default_factory=dict)
+    modules: dict[str, dict[str, Figure]] = Field(default_factory=dict)
+    """Figures of single modules, by the module's name in the model, as `model.layers.0.mlp.up_proj`."""
     notes: list[str] = Field(default_factory=list)
     warnings: list[str] = Field(default_factory=list)
     outputs: list[FileRecord] = Field(default_factory=list)
@@ -159,6 +165,14 @@ def read_manifest(path: Path) -> Manifest:
     except (ValidationError, ValueError, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"not a manifest of a run: {reason}", where=file) from error
+
+
+def for_json(figures: Mapping[str, Figure]) -> dict[str, Figure]:
+    """The figures with infinity and NaN, which JSON does not have, as words."""
+    return {
+        name: str(value) if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in figures.items()
+    }
 
 
 def schema() -> dict[str, Any]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import logging
-import math
 import signal
 import threading
 import time
@@ -19,7 +17,8 @@ from pipeline.blueprint import Blueprint, State
 from pipeline.checkpoint.hashes import HashingAside, hash_file, hash_files, hash_inputs
 from pipeline.checkpoint.lock import only_writer
 from pipeline.checkpoint.source import Source
-from pipeline.errors import MergelineError, is_interruption
+from pipeline.errors import is_interruption
+from pipeline.explain import explain
 from pipeline.manifest import ErrorRecord, Figure, FileRecord, Manifest, StepRecord
 from pipeline.recipe.model import Recipe, StepCall
 
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
     from pipeline.realise.live import LiveModel
 
 log = logging.getLogger("mergeline")
-
-LOG_FILE = "run.log"
 
 
 class Bar(Protocol):
@@ -124,9 +121,11 @@ class RunContext:
 
         JSON has no infinity and no NaN: such a figure is recorded as the word.
         """
-        for name, value in figures.items():
-            finite = not isinstance(value, float) or math.isfinite(value)
-            self.record.metrics[name] = value if finite else str(value)
+        self.record.metrics |= manifest.for_json(figures)
+
+    def modules(self, figures: Mapping[str, Mapping[str, Figure]]) -> None:
+        """Record figures of single modules, by the module's name; the page draws them by layer."""
+        self.record.modules |= {name: manifest.for_json(found) for name, found in figures.items()}
 
     def made(self, path: Path, hashes: Mapping[str, str] | None = None) -> None:
         """Record a file or folder that this step wrote; its files are hashed into the manifest.
@@ -189,7 +188,7 @@ def _run(recipe: Recipe, plan: Plan, console: Console) -> Manifest:
     record = _begin(recipe, plan)
     context = RunContext(recipe, console)
     started = time.perf_counter()
-    with logs.run_log(recipe.run_dir / LOG_FILE), _terminate_politely():
+    with logs.run_log(recipe.run_dir / logs.FILE_NAME), _terminate_politely():
         try:
             record.write()
             log.info("recipe %s, overrides %s", recipe.path, list(recipe.overrides))
@@ -204,7 +203,7 @@ def _run(recipe: Recipe, plan: Plan, console: Console) -> Manifest:
             if is_interruption(error):
                 record.status = "interrupted"
             else:
-                record.status, record.error = "failed", _explain(error)
+                record.status, record.error = "failed", explain(error)
                 log.error("the run failed", exc_info=error)
                 raise
         finally:
@@ -238,7 +237,7 @@ def _run_steps(recipe: Recipe, plan: Plan, context: RunContext, record: Manifest
             entry.status = "done"
         except BaseException as error:
             stopped = is_interruption(error)
-            entry.error = _explain(KeyboardInterrupt() if stopped else error)
+            entry.error = explain(KeyboardInterrupt() if stopped else error)
             entry.status = "interrupted" if stopped else "failed"
             record.error = entry.error
             for later in record.steps[number:]:
@@ -271,9 +270,13 @@ def _begin(recipe: Recipe, plan: Plan) -> Manifest:
         tags=list(recipe.tags),
         steps=[
             StepRecord(
-                id=c.id, step=c.step.name, preset=c.preset, settings=dict(settings.get(c.id) or {})
+                id=c.id,
+                step=c.step.name,
+                preset=c.preset,
+                settings=dict(settings.get(c.id) or {}),
+                does=planned.does,
             )
-            for c in recipe.steps
+            for c, planned in zip(recipe.steps, plan.steps, strict=True)
         ],
         inputs=[
             FileRecord(
@@ -330,32 +333,6 @@ def _track(recipe: Recipe, record: Manifest, console: Console) -> None:
     except Exception as error:  # third parties raise anything, and the merge itself is done
         log.error("tracking failed", exc_info=error)
         console.warn(f"{recipe.tracking} could not be told of this run: {error}")
-
-
-def _explain(error: BaseException) -> ErrorRecord:
-    """Any exception as the manifest and the terminal tell it."""
-    kind = type(error).__name__
-    if isinstance(error, MergelineError):
-        return ErrorRecord(type=kind, what=_clean(error.what), where=error.where, fix=error.fix)
-    if isinstance(error, KeyboardInterrupt):
-        return ErrorRecord(type=kind, what="interrupted", fix="run the same command again")
-    if memory.is_out_of_memory(error):
-        fix = (
-            "free memory, or spread the base with `load_base.device_map=auto` and `offload_folder`"
-        )
-        return ErrorRecord(type=kind, what="out of memory", fix=fix)
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        where = error.filename and str(error.filename)
-        return ErrorRecord(
-            type=kind, what="the disk is full", where=where, fix="free space, run again"
-        )
-    first = (str(error).strip().splitlines() or ["no message"])[0]
-    fix = f"the whole traceback is in {LOG_FILE} in the run's folder; --debug prints it"
-    return ErrorRecord(type=kind, what=_clean(f"{kind}: {first}"), fix=fix)
-
-
-def _clean(text: str) -> str:
-    return secrets.redact_text(text)
 
 
 def _say(error: ErrorRecord, recipe: Recipe, call: StepCall) -> str:

@@ -108,7 +108,7 @@ def _call(name: str, action: Callable[[RunContext], None], line: int) -> StepCal
     def describe(settings: NoSettings, state: State) -> State:
         return state
 
-    step = Step(describe, (), ())
+    step = Step(describe, (), (), live=False)
     step.act(lambda settings, context: action(context))
     return StepCall(name, step, None, NoSettings(), Place("recipe.yaml", line))
 
@@ -125,6 +125,7 @@ def test_steps_run_in_order_and_are_recorded(steps: Steps) -> None:
     assert manifest.status == "done"
     assert [s.status for s in manifest.steps] == ["done", "done"]
     assert told.events == ["started", "1/2 first", "first done", "2/2 second", "second done"]
+    assert [s.does for s in manifest.steps] == ["does it", "does it"]
     assert steps.manifest == manifest
 
 
@@ -348,6 +349,18 @@ def test_figures_that_json_cannot_hold_are_words(steps: Steps) -> None:
     text = (steps.folder / "run" / "manifest.json").read_text()
     metrics = json.loads(text, parse_constant=pytest.fail)["steps"][0]["metrics"]
     assert metrics == {"perplexity": "inf", "loss": "nan", "kl": 0.5}
+
+
+def test_figures_of_modules_stand_by_their_names(steps: Steps) -> None:
+    def prove(run: RunContext) -> None:
+        run.modules({"layers.0.q_proj": {"error": 0.25, "kept": float("nan")}})
+        run.modules({"layers.1.q_proj": {"error": 0.5}})
+
+    steps(prove=prove)
+    assert steps.manifest.steps[0].modules == {
+        "layers.0.q_proj": {"error": 0.25, "kept": "nan"},
+        "layers.1.q_proj": {"error": 0.5},
+    }
 
 
 def test_a_live_model_is_kept_for_its_blueprint_and_built_anew_for_another(
