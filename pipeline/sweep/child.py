@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import faulthandler
-import multiprocessing
 import os
 import signal
 import sys
@@ -20,20 +19,24 @@ OUTPUT = "terminal.log"
 """In the job's folder: what it and the libraries would have told on a terminal, a crash included."""
 
 _LONGEST = 4000
-"""Characters of an answer: less than a pipe holds, so that nobody has to wait for it to be read."""
+"""Characters of what is told: less than a pipe holds, so that nobody has to wait for it to be read."""
 
 
-def main(request: Request, folder: str, answer: Connection) -> None:
-    """Run a job; its manifest says how it ended. `answer` gets what kept it from having one, in words."""
-    # Ctrl-C on the terminal goes to the sweep alone, which then asks each job once.
+def main(request: Request, folder: str, sweep: Connection) -> None:
+    """Run a job; its manifest says how it ended. `sweep` is told, in words, what kept it from having one.
+
+    A word from there, or the end of the other side, asks the job to end.
+    """
+    # A signal to all that the terminal started is for the sweep, which then asks each job once.
     os.setpgid(0, 0)
-    threading.Thread(target=_end_with_the_sweep, daemon=True).start()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_end_when_asked, args=(sweep,), daemon=True).start()
     _write_to(Path(folder) / OUTPUT)
     try:
         jobs.run_one(request)
     except BaseException as error:
         why = redact_text(str(error) or type(error).__name__)
-        answer.send_bytes(why[:_LONGEST].encode(errors="replace"))
+        sweep.send_bytes(why[:_LONGEST].encode(errors="replace"))
 
 
 def redact_output(folder: Path) -> None:
@@ -45,11 +48,9 @@ def redact_output(folder: Path) -> None:
             (folder / OUTPUT).write_text(clean, encoding="utf-8")
 
 
-def _end_with_the_sweep() -> None:
-    """A sweep that was killed leaves no job behind, which a later sweep would meet."""
-    sweep = multiprocessing.parent_process()
-    assert sweep is not None
-    sweep.join()
+def _end_when_asked(sweep: Connection) -> None:
+    """End in order; also when the sweep was killed, so that a later one does not meet this job."""
+    sweep.poll(None)
     os.kill(os.getpid(), signal.SIGTERM)
 
 

@@ -6,11 +6,11 @@ import multiprocessing
 import os
 import shutil
 import signal
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -37,7 +37,8 @@ threads, which a fork would lose."""
 class _Running:
     job: PlannedJob
     process: BaseProcess
-    answer: Connection
+    talk: Connection
+    """It says what kept it from having a manifest; a word, or our end, asks it to end."""
     started: float
 
 
@@ -71,25 +72,28 @@ def _supervise(
     waiting = deque(plan.to_do)
     running: dict[object, _Running] = {}  # by what its process's end can be waited for with
     asked_to_stop = failed = False
-    while running or waiting:
-        while waiting and len(running) < workers:
-            one = _start(waiting.popleft(), plan.folder, ledger, tell)
-            running[one.process.sentinel] = one
-        for ready in wait([stop, *(one.process.sentinel for one in running.values())]):
-            if ready == stop:
-                os.read(stop, 1)
-                _end(running, at_once=asked_to_stop)
-                asked_to_stop = True
-                waiting.clear()
-                continue
-            one = running.pop(ready)
-            line = _ended(one, plan.folder)
-            ledger.append(line)
-            tell(one.job, line)
-            failed |= line.status != "done"
-            if line.status == "failed" and fail_fast:
-                waiting.clear()
-                _end(running)
+    try:
+        while running or waiting:
+            while waiting and len(running) < workers:
+                one = _start(waiting.popleft(), plan.folder, ledger, tell)
+                running[one.process.sentinel] = one
+            for ready in wait([stop, *(one.process.sentinel for one in running.values())]):
+                if ready == stop:
+                    os.read(stop, 1)
+                    _end(running, at_once=asked_to_stop)
+                    asked_to_stop = True
+                    waiting.clear()
+                    continue
+                one = running.pop(ready)
+                line = _ended(one, plan.folder)
+                ledger.append(line)
+                tell(one.job, line)
+                failed |= line.status != "done"
+                if line.status == "failed" and fail_fast:
+                    waiting.clear()
+                    _end(running)
+    finally:
+        _end(running)
     if asked_to_stop:
         return "interrupted"
     return "failed" if failed else "done"
@@ -103,23 +107,21 @@ def _start(job: PlannedJob, folder: Path, ledger: Ledger, tell: Tell) -> _Runnin
     _make(folder / job.folder)
     tell(job, line)
     context = multiprocessing.get_context("forkserver")
-    steps = {step.describe.__module__ for step in all_steps().values()}
-    context.set_forkserver_preload([*_PRELOADED, *sorted(steps)])
-    answer, theirs = context.Pipe(duplex=False)
+    talk, theirs = context.Pipe()
     arguments = (job.request, str(folder / job.folder), theirs)
     process = context.Process(target=child.main, args=arguments)
     process.start()
     theirs.close()
-    return _Running(job, process, answer, monotonic())
+    return _Running(job, process, talk, monotonic())
 
 
 def _end(running: dict[object, _Running], *, at_once: bool = False) -> None:
     """Ask the jobs to end, as Ctrl-C does; or end them."""
     for one in running.values():
-        if at_once and one.process.pid:
-            with suppress(ProcessLookupError):
+        with suppress(OSError):  # it has ended by itself
+            one.talk.send_bytes(b"end")
+            if at_once and one.process.pid:
                 os.killpg(one.process.pid, signal.SIGKILL)
-        one.process.terminate()
 
 
 def _ended(one: _Running, folder: Path) -> JobLine:
@@ -127,8 +129,8 @@ def _ended(one: _Running, folder: Path) -> JobLine:
     one.process.join()
     told = ""
     with suppress(EOFError, OSError):
-        told = one.answer.recv_bytes().decode()
-    one.answer.close()
+        told = one.talk.recv_bytes().decode()
+    one.talk.close()
     child.redact_output(folder / one.job.folder)
     line = _as_recorded(folder, one.job)
     if line.status == "running":
@@ -200,10 +202,15 @@ def _asked_to_stop() -> Iterator[int]:
         os.write(writer, b"x")
 
     try:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
-                    before[number] = signal.signal(number, ask)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+                before[number] = signal.signal(number, signal.SIG_IGN)
+        # The process that jobs are forked from begins now, and ignores what is sent to all of a group.
+        steps = {step.describe.__module__ for step in all_steps().values()}
+        forkserver.set_forkserver_preload([*_PRELOADED, *sorted(steps)])
+        forkserver.ensure_running()
+        for number in before:
+            signal.signal(number, ask)
         yield reader
     finally:
         for number, handler in before.items():

@@ -87,8 +87,9 @@ def test_one_failure_ends_all_when_asked(mergeline: Call, tmp_path: Path) -> Non
     assert statuses(tmp_path) == ["interrupted", "failed", "waiting"]
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_ends_the_running_jobs_in_order_and_the_rest_goes_on_later(
-    start: Start, mergeline: Call, tmp_path: Path
+    start: Start, mergeline: Call, tmp_path: Path, number: signal.Signals
 ) -> None:
     words = ["misbehave.how=not,sleep,raise", "misbehave.unless=cured", DIR]
     sweep = start("sweep", "r.yaml", *words)
@@ -96,7 +97,7 @@ def test_ctrl_c_ends_the_running_jobs_in_order_and_the_rest_goes_on_later(
 
     live = mergeline("sweep", "--status", "sweep")
     other = mergeline("sweep", "r.yaml", *words)
-    os.killpg(sweep.pid, signal.SIGINT)  # as a terminal does, to all that it started
+    os.killpg(sweep.pid, number)  # as a terminal or a scheduler does, to all that it started
     _, told = sweep.communicate(timeout=60)
 
     assert "3 jobs: 1 done, 1 running, 1 waiting" in live.stdout
