@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline import secrets
-from pipeline.manifest import Manifest
 from pipeline.recipe.model import Recipe, Tracker
+
+if TYPE_CHECKING:
+    from pipeline.manifest import Manifest
 
 PROJECT = "mergeline"
 """Under this name trackers that gather runs of many folders file ours."""

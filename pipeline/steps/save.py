@@ -10,8 +10,6 @@ from pydantic import Field
 from pipeline.blueprint import Folder, SavedDtype, State
 from pipeline.checkpoint.publish import publishing, refuse_target
 from pipeline.errors import Refused
-from pipeline.receipt.make import write_receipt
-from pipeline.receipt.record import Saved
 from pipeline.steps import step, step_settings
 
 if TYPE_CHECKING:
@@ -57,6 +55,8 @@ def save(settings: SaveSettings, state: State) -> State:
 @save.act
 def _(settings: SaveSettings, run: RunContext) -> None:
     from pipeline.realise import write_model
+    from pipeline.receipt.make import write_receipt
+    from pipeline.receipt.record import Saved
 
     with publishing(Path(settings.path), overwrite=settings.overwrite) as folder:
         written = write_model(
