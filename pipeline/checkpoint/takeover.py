@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -33,14 +34,13 @@ def take_over(
 
     `sizes` are the bytes of the files to write, by name. Earlier runs are looked for beside the target and
     beside the targets `elsewhere`. A finished file counts when its hash still is the noted one; `advance`
-    is told of the bytes hashed. Other work beside the target can be of no use any more, and is removed.
+    is told of the bytes hashed. What is of no use any more is removed: other work beside the target, and
+    what is left of the same work elsewhere.
     """
-    target = target_of(folder)
-    if not _adopt(target, folder, key):
-        for other in elsewhere:
-            with suppress(OutputError), only_writer(other):
-                if _adopt(other, folder, key):
-                    break
+    adopted = _adopt(target_of(folder), folder, key)
+    for other in elsewhere:
+        with suppress(OutputError), only_writer(other):
+            adopted = _adopt(other, folder, key, adopted=adopted)
     clear_leftovers(folder)
     noted = [entry for entry in read_journal(folder)[1] if sizes.get(entry.name) == entry.bytes]
     there = {entry.name: entry for entry in noted if is_own_file(folder / entry.name)}
@@ -50,19 +50,25 @@ def take_over(
     return Journal(folder, key, proven)
 
 
-def _adopt(target: Path, folder: Path, key: str) -> bool:
-    """Put the most advanced work of that key beside the target in the place of the empty folder."""
+def _adopt(target: Path, folder: Path, key: str, *, adopted: bool = False) -> bool:
+    """Put the most advanced work of that key beside the target in the place of the empty folder.
+
+    Removes the rest of that key, all of it when the folder has `adopted` some before, and what has no key.
+    """
     found = [
         (len(finished), other)
         for other in leftovers(target, "partial")
         if other != folder and is_own_folder(other)
         for noted, finished in [read_journal(other)]
-        if noted == key and finished
+        if noted in (key, None)
     ]
-    if not found:
-        return False
-    try:
-        max(found)[1].rename(folder)
-    except OSError:  # another file system: then it is written anew
-        return False
-    return True
+    for finished, other in sorted(found, reverse=True):
+        if finished and not adopted:
+            try:
+                other.rename(folder)
+            except OSError:  # another file system: then it is written anew
+                continue
+            adopted = True
+        else:
+            shutil.rmtree(other, ignore_errors=True)
+    return adopted

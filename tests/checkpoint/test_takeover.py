@@ -150,6 +150,22 @@ def test_a_run_goes_on_with_the_work_of_an_earlier_one_in_a_folder_of_its_own(
     assert list(earlier.parent.iterdir()) == []
 
 
+def test_the_same_work_left_in_many_folders_is_used_once_and_all_removed(tmp_path: Path) -> None:
+    now, *earlier = (tmp_path / f"run{n}" / "model" for n in range(4))
+    for target in earlier:
+        stopped(target)
+    (earlier[1].parent / ".model.partial-0a0a0a0a").mkdir()  # killed before it had a journal
+    assert finished_of(now, elsewhere=tuple(earlier)) == {"one", "two"}
+    assert [list(target.parent.iterdir()) for target in earlier] == [[]] * 3
+
+
+def test_other_work_left_elsewhere_is_left_to_those_who_can_use_it(tmp_path: Path) -> None:
+    earlier = tmp_path / "run1" / "model"
+    stopped(earlier)
+    assert finished_of(tmp_path / "run2" / "model", key="other", elsewhere=(earlier,)) == set()
+    assert finished_of(earlier) == {"one", "two"}
+
+
 @pytest.mark.parametrize(
     ("error", "kept"),
     [
