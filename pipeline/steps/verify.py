@@ -10,7 +10,6 @@ from pydantic import Field
 
 from pipeline.blueprint import Folder, State
 from pipeline.errors import Refused, VerificationError
-from pipeline.receipt.record import FILE_NAME, Proof, add_proof
 from pipeline.steps import step, step_settings
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ class VerifySettings:
     """Least share of what the adapters changed in the logits that the saved model shows too."""
 
 
-@step(needs=["base"])
+@step(needs=["base"], live=True)
 def verify(settings: VerifySettings, state: State) -> State:
     """Compare a saved model with the base and adapters as they were trained; fail if it differs.
 
@@ -88,6 +87,7 @@ def _(settings: VerifySettings, run: RunContext) -> None:
     from pipeline.proof.compare import compare
     from pipeline.proof.reference import listen
     from pipeline.proof.tolerance import default_tolerance
+    from pipeline.receipt.record import FILE_NAME, Proof, add_proof
 
     folder = _folder(settings, run.state)
     trained, request = listen(run, folder, settings.prompts)
