@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 
 from pipeline.arguments import DONE, FAILED, WRONG, parser_of
@@ -41,6 +42,9 @@ def diff(words: list[str], quiet: bool) -> int:
     parser.add_argument("--all", action="store_true", help="a line for every tensor")
     parser.add_argument("--json", action="store_true", help="as JSON")
     args = parser.parse_args(words)
+    # Tensors are compared side by side. Threads within each product as well would wait for each other, and on
+    # a busy machine that takes many times as long. Read when numpy is first imported.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     from pipeline.proof.diff import compare_tensors
     from pipeline.proof.tensors import find_tensors, total_bytes
     from pipeline.report.terminal import make_console

@@ -33,19 +33,19 @@ class Basis:
         self._columns = columns
         self._random = np.random.default_rng(0)
         self._small = columns <= self._width
-        self._sketch = None if self._small else np.zeros((self._width, columns))
+        self._sketch = None if self._small else np.zeros((self._width, columns), np.float32)
 
     def add(self, difference: NDArray[Any]) -> None:
         """Take in a block of rows."""
         if self._sketch is not None:
             rows = self._random.standard_normal((self._width, len(difference)), np.float32)
-            self._sketch += rows @ difference
+            self._sketch += rows @ difference.astype(np.float32, copy=False)
 
     def finish(self) -> NDArray[Any]:
         """An orthonormal basis [columns, width]."""
         if self._sketch is None:
             return np.eye(self._columns, dtype=np.float32)
-        return np.linalg.qr(self._sketch.T)[0].astype(np.float32)
+        return np.linalg.qr(self._sketch.T)[0]
 
 
 def singular_values(gram: NDArray[Any]) -> NDArray[Any]:

@@ -21,7 +21,7 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 FLOATS: Mapping[str, Any] = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": None}
 """Dtypes whose values are compared; numpy has no bfloat16."""
 
-_BLOCK = 4 << 20
+_BLOCK = 2 << 20
 """Bytes of a block, or one row where that is longer."""
 
 
