@@ -88,6 +88,7 @@ def _supervise(
                 line = _ended(one, plan.folder)
                 ledger.append(line)
                 tell(one.job, line)
+                _clear_up(one.job, line, plan.folder)
                 failed |= line.status != "done"
                 if line.status == "failed" and fail_fast:
                     waiting.clear()
@@ -100,8 +101,6 @@ def _supervise(
 
 
 def _start(job: PlannedJob, folder: Path, ledger: Ledger, tell: Tell) -> _Running:
-    for name in job.leftovers:
-        shutil.rmtree(folder / name, ignore_errors=True)
     line = JobLine(job=job.recipe.fingerprint, folder=job.folder, status="running")
     ledger.append(line)
     _make(folder / job.folder)
@@ -139,6 +138,13 @@ def _ended(one: _Running, folder: Path) -> JobLine:
         line.why = told or _death(code)
         line.seconds = round(monotonic() - one.started, 3)
     return line
+
+
+def _clear_up(job: PlannedJob, line: JobLine, folder: Path) -> None:
+    """Remove earlier attempts, unless the next one may still go on with what they have finished."""
+    if line.status != "interrupted":
+        for name in job.leftovers:
+            shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def _as_recorded(folder: Path, job: PlannedJob) -> JobLine:

@@ -111,6 +111,9 @@ def test_ctrl_c_ends_the_running_jobs_in_order_and_the_rest_goes_on_later(
     (tmp_path / "cured").touch()
     assert mergeline("sweep", "r.yaml", *words).returncode == 0
     assert statuses(tmp_path) == ["done", "done", "done"]
+    slept = rows(tmp_path)["how=sleep"]
+    assert slept.metrics["misbehave.attempts"] == 2, "the first could be gone on with"
+    assert len(list((tmp_path / "sweep").glob("sleep-*"))) == 1, "and is gone now"
 
 
 def test_a_sweep_that_is_killed_leaves_no_job_behind_and_goes_on(
@@ -199,7 +202,7 @@ def test_a_job_is_recorded_as_the_run_that_it_is(mergeline: Call, tmp_path: Path
     status = json.loads(mergeline("sweep", "--status", "it's, here", "--json").stdout)
     first, second = status["jobs"]
     assert first["overrides"] == ["misbehave.factor=1"]
-    assert first["metrics"] == {"misbehave.loss": 0.5}
+    assert first["metrics"] == {"misbehave.loss": 0.5, "misbehave.attempts": 1}
     assert (first["status"], second["status"]) == ("done", "failed")
     shown = mergeline("show", f"it's, here/{first['folder']}")
     assert "misbehave.factor=1" in shown.stdout

@@ -56,7 +56,8 @@ def _(settings: MisbehaveSettings, run: RunContext) -> None:
     if settings.data:
         run.used(Path(settings.data))
     print("said", settings.say)
-    run.metrics({"loss": settings.factor / 2})
+    attempts = len(list(run.dir.parent.glob(f"{run.dir.name.removesuffix('-2')}*")))
+    run.metrics({"loss": settings.factor / 2, "attempts": attempts})
     result = run.dir / "result.txt"
     result.write_text(f"{settings.factor}\n", encoding="utf-8")
     run.made(result)
