@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from pipeline.accounting.layout import Delta, Shard, Stored, Tensor, index_of, lay_out, parse_size
+from pipeline.accounting.layout import (
+    Delta,
+    Form,
+    Shard,
+    Stored,
+    Tensor,
+    index_of,
+    lay_out,
+    parse_size,
+)
 from pipeline.blueprint import Quantization
 from pipeline.checkpoint.hashes import hash_file
 from pipeline.checkpoint.headers import read_header
@@ -115,6 +125,41 @@ def test_where_the_kernel_cannot_copy_the_process_does(
     write(lay_out([Tensor(n, where) for n, where in base.items()], 10**9), tmp_path / "out")
     for name, value in values(tmp_path / "out").items():
         assert np.array_equal(value, values_of(base)[name])
+
+
+def test_tensors_that_come_from_no_file_are_asked_for_once_and_only_for_the_files_to_write(
+    base: dict[str, Stored], tmp_path: Path
+) -> None:
+    value = RANDOM.standard_normal((6, 5), np.float32)
+    tensors = [
+        Tensor("a", base["a"]),
+        *(Tensor(f"made{n}", None, becomes=Form("F32", (6, 5))) for n in range(3)),
+    ]
+    shards = lay_out(tensors, 130)
+    asked: list[list[str]] = []
+
+    def make(wanted: Sequence[Tensor]) -> Iterator[tuple[str, memoryview, bool]]:
+        asked.append([tensor.key for tensor in wanted])
+        for tensor in reversed(wanted):
+            yield tensor.key, memoryview(value.tobytes()), tensor.key == "made1"
+
+    done = write(
+        [shard for shard in shards if "made2" not in dict_of(shard)], tmp_path / "out", make=make
+    )
+    assert asked == [["made0", "made1"]]
+    assert changed(done) == {"made1"}
+    assert {e.name: e.blake3 for e in done} == {
+        f.name: hash_file(f) for f in (tmp_path / "out").iterdir()
+    }
+    found = values(tmp_path / "out")
+    assert found.keys() == {"a", "made0", "made1"}
+    assert np.array_equal(found["made0"], value)
+    write(shards[:1], tmp_path / "copied", make=make)
+    assert len(asked) == 1, "nothing to make, nobody asked"
+
+
+def dict_of(shard: Shard) -> dict[str, Tensor]:
+    return {tensor.key: tensor for tensor, _ in shard.tensors}
 
 
 def test_files_are_finished_in_their_order_though_two_are_written_at_a_time(
