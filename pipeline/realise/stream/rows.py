@@ -2,53 +2,20 @@
 
 from __future__ import annotations
 
-import itertools
-import os
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from pipeline.accounting.layout import Cast, Change, Delta, Stored, Summed, Tensor, Unpack4, Unpack8
-from pipeline.blueprint import Quantization
+from pipeline.accounting.layout import Tensor
 from pipeline.checkpoint.headers import TORCH_NAMES
 from pipeline.errors import MergeError
 from pipeline.realise.stream import kernels
-from pipeline.realise.stream.casts import OVERFLOWS, cast
+from pipeline.realise.stream.changes import Block, act_for
 from pipeline.realise.stream.files import Files
-from pipeline.realise.stream.nested import nested_scales
-from pipeline.realise.stream.nf4 import BLOCK as BLOCK_4BIT
-from pipeline.realise.stream.nf4 import largest_of_blocks, through_4bit
-from pipeline.realise.stream.packed import through_8bit, unpack_4bit, unpack_8bit
 from pipeline.realise.stream.ranges import ChangedRows
-from pipeline.realise.stream.vectors import SIZE
+from pipeline.realise.stream.stored import read_floats
 
 Advance = Callable[[float], None]
-Act = Callable[["Block"], int]
-"""Changes a block; returns CHANGED and NOT_FINITE of kernels, or-ed."""
-
-_NESTED_GROUP = 256
-"""Scales under one factor, where scales are stored in 8 bits."""
-
-
-class Block:
-    """Some rows of a weight, as they are at one point of the way."""
-
-    def __init__(self, buffer: memoryview) -> None:
-        self.data = buffer
-        self.dtype: Any = None
-        """None while its numbers are packed in 4 or 8 bits."""
-        self.row = 0
-        """The first row, counted from the first of the range."""
-        self._spare: dict[str, memoryview] = {}
-
-    def other(self, dtype: str, bytes_: int) -> memoryview:
-        """A buffer to make the same numbers in another dtype in."""
-        held = self._spare.get(dtype)
-        if held is None or len(held) < bytes_:
-            held = self._spare[dtype] = memoryview(bytearray(bytes_))
-        return held[:bytes_]
 
 
 def change_rows(
@@ -61,7 +28,7 @@ def change_rows(
     """
     tensor, base = item.tensor, item.base
     stored_row = base.info.bytes // tensor.form.shape[0]
-    acts = [_act(change, item, files, buffer) for change in tensor.changes]
+    acts = [act_for(change, item, files, buffer) for change in tensor.changes]
     step = max(1, len(buffer) // max(stored_row, item.row_bytes) // kernels.ROWS) * kernels.ROWS
     if step * stored_row > len(buffer):
         buffer = memoryview(bytearray(step * stored_row))
@@ -78,178 +45,6 @@ def change_rows(
     if safe and flags & kernels.NOT_FINITE:
         raise _not_finite(tensor)
     return bool(flags & kernels.CHANGED)
-
-
-def read_floats(tensor: Stored) -> NDArray[np.float32]:
-    """A stored tensor as float32, in its shape."""
-    return _as_float32(_read(tensor), tensor.info.dtype).reshape(tensor.info.shape)
-
-
-def _read(tensor: Stored) -> bytes:
-    with open(tensor.file, "rb", buffering=0) as file:
-        return os.pread(file.fileno(), tensor.info.bytes, tensor.info.start)
-
-
-def _act(change: Change, item: ChangedRows, files: Files, buffer: memoryview) -> Act:
-    """What is to be done to each block of the range for one change."""
-    match change:
-        case Cast():
-            return lambda block: _cast(block, change.dtype, item.tensor)
-        case Quantization(kind="int8"):
-            return lambda block: _through_8bit(block, item)
-        case Quantization():
-            return _through_4bit(change, item, files, buffer)
-        case Unpack4():
-            return _unpack_4bit(change, item)
-        case Unpack8():
-            return _unpack_8bit(change, item)
-        case Delta():
-            return _add(change, item)
-        case Summed():
-            return _sum(change, item)
-
-
-def _cast(block: Block, dtype: Any, tensor: Tensor) -> int:
-    found = block.other(dtype, len(block.data) // SIZE[block.dtype] * SIZE[dtype])
-    if cast(block.data, block.dtype, found, dtype) & OVERFLOWS:
-        raise _overflows(block, dtype, tensor)
-    block.data, block.dtype = found, dtype
-    return 0
-
-
-def _through_8bit(block: Block, item: ChangedRows) -> int:
-    if not through_8bit(block.data, item.columns):
-        raise _not_quantizable(item.tensor)
-    return 0
-
-
-def _through_4bit(change: Quantization, item: ChangedRows, files: Files, buffer: memoryview) -> Act:
-    scales = _nested_scales(item, files, buffer) if change.double_quant else None
-
-    def act(block: Block) -> int:
-        own = scales if scales is None else scales[block.row * item.columns // BLOCK_4BIT :]
-        if not through_4bit(block.data, block.dtype, change.kind, own):
-            raise _not_quantizable(item.tensor)
-        return 0
-
-    return act
-
-
-def _nested_scales(item: ChangedRows, files: Files, buffer: memoryview) -> NDArray[np.float32]:
-    """The scales of a whole tensor when they are quantized too, from a first pass over it.
-
-    They are those of the tensor as it is quantized: cast before to the dtype of the model.
-    """
-    tensor, info, found = item.tensor, item.base.info, []
-    casts = itertools.takewhile(lambda change: change is not tensor.through, tensor.changes)
-    dtypes = [change.dtype for change in casts if isinstance(change, Cast)]
-    block = Block(buffer)
-    for offset in range(0, info.bytes, len(buffer)):
-        block.data, block.dtype = buffer[: min(len(buffer), info.bytes - offset)], info.dtype
-        files.read(item.base.file, block.data, info.start + offset)
-        for dtype in dtypes:
-            _cast(block, dtype, tensor)
-        found.append(largest_of_blocks(block.data, block.dtype))
-    scales = nested_scales(np.concatenate(found))
-    if not np.isfinite(scales).all():
-        raise _not_quantizable(tensor)
-    return scales
-
-
-def _unpack_4bit(change: Unpack4, item: ChangedRows) -> Act:
-    dtype: Any = change.form.dtype
-    per_row = item.columns // BLOCK_4BIT
-    scales = _stored_scales(change, item.first * per_row, item.count * per_row)
-
-    def act(block: Block) -> int:
-        count = len(block.data) * 2
-        found = block.other(dtype, count * SIZE[dtype])
-        first = block.row * per_row
-        own = scales[first : first + count // BLOCK_4BIT]
-        unpack_4bit(block.data, own, change.kind, found, dtype)
-        block.data, block.dtype = found, dtype
-        return 0
-
-    return act
-
-
-def _stored_scales(change: Unpack4, first: int, count: int) -> NDArray[np.float32]:
-    if change.nested is None:
-        return read_floats(change.scales)[first : first + count]
-    codes = np.frombuffer(_read(change.scales), np.uint8)[first : first + count]
-    largest = read_floats(change.nested.largest)[np.arange(first, first + count) // _NESTED_GROUP]
-    found: NDArray[np.float32] = read_floats(change.nested.levels)[codes] * largest
-    return found + np.float32(change.nested.offset)
-
-
-def _unpack_8bit(change: Unpack8, item: ChangedRows) -> Act:
-    scales = read_floats(change.scales)[item.first : item.first + item.count]
-
-    def act(block: Block) -> int:
-        found = block.other("F32", len(block.data) * SIZE["F32"])
-        own = scales[block.row : block.row + len(block.data) // item.columns]
-        unpack_8bit(block.data, own, found)
-        block.data, block.dtype = found, "F32"
-        return 0
-
-    return act
-
-
-def _add(delta: Delta, item: ChangedRows) -> Act:
-    factors = _factors(delta, item)
-    return lambda block: kernels.fold_rows(
-        block.data, block.dtype, item.columns, factors, block.row
-    )
-
-
-def _sum(change: Summed, item: ChangedRows) -> Act:
-    dtype: Any = change.dtype
-    factors = [_factors(delta, item) for delta in change.deltas]
-
-    def act(block: Block) -> int:
-        count = len(block.data) // SIZE["F32"]
-        before = block.other(f"{dtype} before", count * SIZE[dtype])
-        cast(block.data, "F32", before, dtype)
-        for delta in factors:
-            kernels.fold_rows(block.data, "F32", item.columns, delta, block.row)
-        after = block.other(dtype, count * SIZE[dtype])
-        broken = cast(block.data, "F32", after, dtype) & kernels.NOT_FINITE
-        block.data, block.dtype = after, dtype
-        return broken | (kernels.CHANGED if before != after else 0)
-
-    return act
-
-
-def _factors(delta: Delta, item: ChangedRows) -> kernels.Factors:
-    b = read_floats(delta.b)[item.first : item.first + item.count]
-    return kernels.padded(read_floats(delta.a), b, delta.scale)
-
-
-def _as_float32(raw: bytes | memoryview, dtype: str) -> NDArray[np.float32]:
-    if dtype == "F32":
-        return np.frombuffer(raw, np.float32)
-    if dtype == "F16":
-        return np.frombuffer(raw, np.float16).astype(np.float32)
-    return (np.frombuffer(raw, np.uint16).astype(np.uint32) << 16).view(np.float32)
-
-
-def _not_quantizable(tensor: Tensor) -> MergeError:
-    assert tensor.base is not None
-    return MergeError(
-        "the base's weight holds NaN or infinite values, which cannot be quantized",
-        where=f"{tensor.base.file}: {tensor.key}",
-        fix="get the base anew, or load it without quantization",
-    )
-
-
-def _overflows(block: Block, dtype: str, tensor: Tensor) -> MergeError:
-    values = np.abs(_as_float32(block.data, block.dtype))
-    most = float(values[np.isfinite(values)].max())
-    return MergeError(
-        f"values up to {most:.4g} overflow {TORCH_NAMES[dtype]}",
-        where=tensor.key,
-        fix="save as bfloat16 or float32",
-    )
 
 
 def _not_finite(tensor: Tensor) -> MergeError:

@@ -26,8 +26,9 @@ from pipeline.checkpoint.hashes import hash_file
 from pipeline.checkpoint.headers import read_header
 from pipeline.checkpoint.journal import Finished
 from pipeline.errors import InputError, MergeError
-from pipeline.realise.stream import engine, ranges, rows
+from pipeline.realise.stream import engine, ranges
 from pipeline.realise.stream.engine import write_shards
+from pipeline.realise.stream.stored import read_floats
 
 RANDOM = np.random.default_rng(0)
 
@@ -97,7 +98,7 @@ def test_copied_and_folded_tensors_are_each_in_their_place(
     done = write(lay_out(tensors, most), tmp_path / "out", threads=threads, advance=told.append)
 
     ours, plain = values(tmp_path / "out"), values_of(base)
-    plain["c"] = plain["c"] + rows.read_floats(delta.b) @ rows.read_floats(delta.a) * 0.5
+    plain["c"] = plain["c"] + read_floats(delta.b) @ read_floats(delta.a) * 0.5
     assert ours.keys() == plain.keys()
     for name in plain:
         np.testing.assert_allclose(ours[name], plain[name], rtol=1e-6 if name == "c" else 0)
@@ -110,7 +111,7 @@ def test_copied_and_folded_tensors_are_each_in_their_place(
 
 def values_of(base: dict[str, Stored]) -> dict[str, Any]:
     return {
-        name: rows.read_floats(stored) if stored.info.bytes else np.zeros((0, 4), np.float32)
+        name: read_floats(stored) if stored.info.bytes else np.zeros((0, 4), np.float32)
         for name, stored in base.items()
     }
 
