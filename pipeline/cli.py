@@ -48,7 +48,7 @@ Declarative pipelines for the life of LoRA and QLoRA adapters.
   recipes                       the recipes that have a name
   steps [NAME]                  the steps, or one with its options and presets
   new NAME                      write a commented recipe to ./recipes/NAME.yaml
-  schema [recipe|manifest]      JSON Schema, for editors and tools
+  schema [WHAT]                 JSON Schema of a recipe, a manifest or a receipt
   demo [--dir DIR]              train a small model and an adapter, then merge and verify them
   completion bash|zsh|fish      tab completion: eval "$(mergeline completion bash)"
 
@@ -266,17 +266,23 @@ def _steps(words: list[str], quiet: bool, debug: bool) -> int:
 
 
 def _schema(words: list[str], quiet: bool, debug: bool) -> int:
-    parser = parser_of("schema", "JSON Schema of a recipe, for editors, or of a run's manifest.")
-    parser.add_argument("of", nargs="?", default="recipe", choices=["recipe", "manifest"])
+    parser = parser_of(
+        "schema", "JSON Schema of a recipe, for editors, of a run's manifest, or of a receipt."
+    )
+    parser.add_argument(
+        "of", nargs="?", default="recipe", choices=["recipe", "manifest", "receipt"]
+    )
     args = parser.parse_args(words)
     if args.of == "recipe":
         from pipeline.recipe.schema import schema_text
 
         print(schema_text(), end="")
     else:
-        from pipeline.manifest import schema
+        from pipeline import manifest
+        from pipeline.receipt import record
 
-        print(json.dumps(schema(), indent=2, ensure_ascii=False))
+        schema = {"manifest": manifest.schema, "receipt": record.schema}[args.of]()
+        print(json.dumps(schema, indent=2, ensure_ascii=False))
     return DONE
 
 

@@ -133,3 +133,8 @@ def add_proof(folder: Path, proof: Proof) -> bool:
     changed = receipt.model_copy(update={"proofs": [*others, proof]})
     write_atomic(folder / FILE_NAME, changed.to_json())
     return True
+
+
+def schema() -> dict[str, Any]:
+    """JSON Schema of `mergeline.json`."""
+    return Receipt.model_json_schema(mode="serialization")

@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import jsonschema
 import pytest
 from peft import LoraConfig
 
@@ -13,7 +14,7 @@ from pipeline.blueprint import Blueprint
 from pipeline.checkpoint.hashes import hash_file
 from pipeline.errors import InputError
 from pipeline.receipt.make import fingerprint
-from pipeline.receipt.record import FILE_NAME, Proof, Receipt, add_proof, read_receipt
+from pipeline.receipt.record import FILE_NAME, Proof, Receipt, add_proof, read_receipt, schema
 from tests.conftest import BuildBase
 from tests.fixtures.models import build_adapter
 from tests.fixtures.session import Session, merge
@@ -72,7 +73,7 @@ def test_a_folder_whose_receipt_cannot_be_written_is_not_published(
     def fail(*_: object) -> None:
         raise OSError("no")
 
-    monkeypatch.setattr("pipeline.steps.save.write_receipt", fail)
+    monkeypatch.setattr("pipeline.receipt.make.write_receipt", fail)
 
     with pytest.raises(OSError, match="no"):
         merge(Session(tmp_path / "run"), base, adapter)
@@ -165,3 +166,9 @@ def test_what_is_no_receipt_is_said_to_be_none(tmp_path: Path, text: str) -> Non
 def test_a_folder_without_a_receipt_is_told(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="has no receipt"):
         read_receipt(tmp_path)
+
+
+def test_the_schema_describes_the_file(merged: Path) -> None:
+    add_proof(merged, Proof(step="verify", passed=True, figures={"error": 0.1, "kept": None}))
+
+    jsonschema.validate(json.loads((merged / FILE_NAME).read_text()), schema())
