@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,9 @@ _HARMLESS = frozenset(
 )  # fmt: skip
 """Options of LoRA that leave it a product of two matrices, whatever they say."""
 
+_ELSEWHERE = frozenset({"bias", "modules_to_save", "target_parameters", "trainable_token_indices"})
+"""Options that change tensors of their own, which stand in the file under other names."""
+
 _PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
 """Initialisations that leave the base as it is; others subtract something from it first."""
 
@@ -49,7 +52,7 @@ def lora_deltas(
     for an adapter that is more than such products.
     """
     found = inspect_adapter(adapter)
-    _check_kind(found)
+    _check_kind(found, _HARMLESS)
     file = local_folder(found.source, fetch=fetch) / found.weights
     pairs: defaultdict[str, dict[str, TensorInfo]] = defaultdict(dict)
     for name, info in found.tensors.items():
@@ -67,6 +70,25 @@ def lora_deltas(
         )
         for module, sides in pairs.items()
     }
+
+
+def module_delta(
+    adapter: Adapter, module: str, names: Collection[str], shape: tuple[int, ...]
+) -> Delta:
+    """What the tensors of these `names` in an adapter's file add to the weight of one linear layer.
+
+    Elsewhere the adapter may do more. Raises NotDirectError where it does more here.
+    """
+    found = inspect_adapter(adapter)
+    _check_kind(found, _HARMLESS | _ELSEWHERE)
+    sides = {}
+    for name in names:
+        match = _FACTOR.match(name)
+        if match is None:
+            raise NotDirectError(f"the adapter holds {name}")
+        sides[match["side"]] = found.tensors[name]
+    file = found.source.fetch() / found.weights
+    return _delta(module, sides, file, shape, found.config, adapter.weight)
 
 
 def _delta(
@@ -99,7 +121,7 @@ def _delta(
     return Delta(Stored(file, a), Stored(file, b), scaling)
 
 
-def _check_kind(adapter: AdapterCheckpoint) -> None:
+def _check_kind(adapter: AdapterCheckpoint, harmless: Collection[str]) -> None:
     if adapter.peft_type != "LORA":
         raise NotDirectError(f"the adapter is of type {adapter.peft_type}")
     if adapter.pickle:
@@ -107,7 +129,7 @@ def _check_kind(adapter: AdapterCheckpoint) -> None:
     for option, value in adapter.config.items():
         # An empty mapping switches some options on; for LoftQ's it is what PEFT writes.
         neutral = value in (None, False, "none", []) or (option, value) == ("loftq_config", {})
-        if option not in _HARMLESS and not neutral:
+        if option not in harmless and not neutral:
             raise NotDirectError(f"the adapter has {option}: {value}")
     if adapter.config.get("init_lora_weights", True) not in _PLAIN_STARTS:
         raise NotDirectError(f"the adapter starts from {adapter.config['init_lora_weights']}")

@@ -7,7 +7,7 @@ functions as a live model, so what it makes has the same bits.
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,15 @@ from typing import Any
 import torch
 
 from pipeline.accounting.direct import Work
-from pipeline.accounting.layout import Form, Stored, Tensor
+from pipeline.accounting.layout import Tensor
 from pipeline.blueprint import Blueprint, Dtype
 from pipeline.realise.fold import fold
 from pipeline.realise.load import dequantize_model
 from pipeline.realise.recast import recast
+from pipeline.realise.stream.plain import plain_tensors
 from pipeline.realise.stream.reading import Reader, form_of
 from pipeline.realise.stream.structure import Structure, saved_state, structure
-from pipeline.realise.stream.windows import Claims, Window, claims_of, windows
+from pipeline.realise.stream.windows import Claims, Window, claims_of, units_of, windows
 from pipeline.realise.ties import set_parameter
 from pipeline.realise.wide import summed_layers
 
@@ -75,6 +76,17 @@ class Modules:
         Adds to `changed` the claimed modules that have other bits than before.
         Raises MergeError and InputError as a live model does.
         """
+        part = self.merged(window, changed)
+        recast(part, self.of.own, self.of.end.dtype)
+        _carry(part.config, self.of)
+        part._weight_conversions = self.of.end._weight_conversions
+        return saved_state(part)
+
+    def merged(self, window: Window, changed: set[str]) -> Any:
+        """A part of the model with the modules of a window, dequantized and with all merges done.
+
+        Adds to `changed` the claimed modules that have other bits than before.
+        """
         part = part_of(self.of, window.modules)
         fill(part, self.of, self.reader)
         wide = summed_layers(part, self.blueprint)
@@ -90,10 +102,7 @@ class Modules:
                 done = fold(part, taken, placement=placement, parts=window.parts, wide=here_wide)
                 part = done.model
                 changed |= set(done.claimed).difference(done.unchanged)
-        recast(part, self.of.own, self.of.end.dtype)
-        _carry(part.config, self.of)
-        part._weight_conversions = self.of.end._weight_conversions
-        return saved_state(part)
+        return part
 
 
 def plan_modules(blueprint: Blueprint, dtype: Dtype, reader: Reader, labels: int | None) -> Modules:
@@ -104,21 +113,27 @@ def plan_modules(blueprint: Blueprint, dtype: Dtype, reader: Reader, labels: int
     """
     of = structure(blueprint, dtype, reader, labels)
     claims = [claims_of(adapter, of) for adapter in blueprint.all_adapters]
-    found = Modules(blueprint, reader, of, windows(of, claims), (), claims)
-    forms = {key: out.form for key, out in of.outs.items()}
-    made: set[str] = set()
+    units = units_of(of, claims)
+    tensors = {key: Tensor(key, out.copied) for key, out in of.outs.items() if out.copied}
+    makes: set[str] = set()
+    for unit in units:
+        plain = plain_tensors(unit, blueprint, of)
+        if plain is None:
+            makes |= unit.outs
+        else:
+            tensors |= plain
+    found = Modules(blueprint, reader, of, windows(of, units, claims, makes), (), claims)
     for number, window in enumerate(found.windows):
+        forms = {key: of.outs[key].form for key in window.outs}
         if window.parts and not window.modules.isdisjoint(of.ends):
             # Only the values tell whether two ends stay tied, and their sizes may be the adapter's.
             others = of.outs.keys() - window.outs
-            new = {
-                k: form_of(t) for k, t in found.realise(window, set()).items() if k not in others
-            }
-            forms = {k: f for k, f in forms.items() if k not in window.outs} | new
-            found.windows[number] = replace(window, outs=frozenset(new))
-        made |= found.windows[number].outs
-    copied = {key: out.copied for key, out in of.outs.items() if key not in made}
-    found.tensors = _in_order(forms, copied, of, reader)
+            made = found.realise(window, set())
+            forms = {key: form_of(tensor) for key, tensor in made.items() if key not in others}
+            found.windows[number] = replace(window, outs=frozenset(forms))
+        tensors |= {key: Tensor(key, None, becomes=form) for key, form in forms.items()}
+    extra = [Tensor(key, reader.stored[key]) for key in of.extra if reader.stored]
+    found.tensors = (*_in_order(tensors.values(), of, reader), *extra)
     return found
 
 
@@ -184,27 +199,16 @@ def _carry(config: Any, of: Structure) -> None:
                 setattr(end, option, getattr(new, option))
 
 
-def _in_order(
-    forms: Mapping[str, Form],
-    copied: Mapping[str, Stored | None],
-    of: Structure,
-    reader: Reader,
-) -> tuple[Tensor, ...]:
-    """The output's tensors in the order of the base's files, so that runs of bytes are copied at once."""
+def _in_order(tensors: Iterable[Tensor], of: Structure, reader: Reader) -> list[Tensor]:
+    """Tensors in the order of the base's files, so that runs of bytes are copied at once."""
     place = {key: number for number, key in enumerate(reader.forms)}
 
     def first(key: str) -> int:
         names = of.outs[key].names if key in of.outs else ()
-        return min(
-            (place[k] for name in names for k in of.sources.get(name, ())), default=len(place)
-        )
+        keys = (source for name in names for source in of.sources.get(name, ()))
+        return min((place[key] for key in keys), default=len(place))
 
-    tensors = [
-        Tensor(key, where) if (where := copied.get(key)) else Tensor(key, None, becomes=form)
-        for key, form in forms.items()
-    ]
-    extra = [Tensor(key, reader.stored[key]) for key in of.extra if reader.stored]
-    return tuple(sorted(tensors, key=lambda t: (first(t.key), t.key))) + tuple(extra)
+    return sorted(tensors, key=lambda tensor: (first(tensor.key), tensor.key))
 
 
 def _with_above(name: str) -> list[str]:

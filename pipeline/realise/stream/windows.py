@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pipeline.blueprint import Adapter
@@ -17,7 +17,7 @@ from pipeline.checkpoint.adapter import inspect_adapter
 from pipeline.realise.attach import PREFIX, tensor_names, unclaimed
 from pipeline.realise.stream.structure import Structure
 
-BUDGET = 256 << 20
+BUDGET = 64 << 20
 """Bytes of the output that a window makes, where one unit is not larger."""
 
 _BESIDE_LAYERS = re.compile(r"\.(?:modules_to_save|original_module|token_adapter)\.")
@@ -77,16 +77,17 @@ def claims_of(adapter: Adapter, of: Structure) -> Claims:
     return Claims(adapter, modules, frozenset(shared), frozenset(targets))
 
 
-def windows(of: Structure, claims: Sequence[Claims]) -> list[Window]:
-    """Windows that together make every tensor of the output that is not a copy of one of the base's."""
-    units = _units(of, claims)
+def windows(
+    of: Structure, units: Sequence[Window], claims: Sequence[Claims], makes: Collection[str]
+) -> list[Window]:
+    """Windows that together make those units whose tensors are in `makes`."""
+    todo = [unit for unit in units if not makes.isdisjoint(unit.outs)]
     # PEFT attaches no adapter to a model without any of its targets.
-    lone = [unit for unit in units if any(_lacks_target(unit, claim) for claim in claims)]
-    if lone:
-        firsts = (_targeted(units, claim)[:1] for claim in claims)
-        lone += [unit for first in firsts for unit in first if unit not in lone]
-    found = [_joined(lone)] if lone else []
-    for unit in (unit for unit in units if unit not in lone):
+    lone = [unit for unit in todo if any(_lacks_target(unit, claim) for claim in claims)]
+    firsts = (_targeted(units, claim)[:1] for claim in claims if lone)
+    extra = [unit for first in firsts for unit in first if unit not in lone]
+    found = [_joined([*lone, *map(_witness, extra)])] if lone else []
+    for unit in (unit for unit in todo if unit not in lone):
         last = found[-1] if len(found) > bool(lone) else None
         fits = last and last.bytes + unit.bytes <= BUDGET and bool(last.parts) == bool(unit.parts)
         if last and fits:
@@ -124,8 +125,8 @@ def _joined(windows: Sequence[Window]) -> Window:
     )
 
 
-def _units(of: Structure, claims: Sequence[Claims]) -> list[Window]:
-    """In the order of the model."""
+def units_of(of: Structure, claims: Sequence[Claims]) -> list[Window]:
+    """What is not a copy of the base's, in the order of the model: each unit a window of its own."""
     group = _Groups()
     claimed = {module for claim in claims for module in claim.modules.values()}
     for name in of.names:
@@ -203,8 +204,13 @@ def _witnessed(
                 claim.targets, key=lambda m: of.end.get_parameter(f"{m}.weight").shape[side]
             )
             unit = next(unit for unit in units if largest in unit.modules)
-            window = _joined([window, replace(unit, outs=frozenset(), bytes=0)])
+            window = _joined([window, _witness(unit)])
     return window
+
+
+def _witness(unit: Window) -> Window:
+    """To have beside others, not to make."""
+    return replace(unit, outs=frozenset(), bytes=0)
 
 
 class _Groups:
