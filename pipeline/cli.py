@@ -42,6 +42,7 @@ Declarative pipelines for the life of LoRA and QLoRA adapters.
   sweep RECIPE [key=a,b,c ...]  run it for all combinations of values; go on where it ended
   plan RECIPE [key=value ...]   check it and say what it would do; reads no weights
   show RUN_DIR                  a finished run as a table
+  report RUN_DIR                write its page, report.html, again
   diff A B                      two checkpoints, tensor by tensor
   verify FOLDER                 is a saved model whole, and what its receipt says?
   replay FOLDER                 make a saved model again from its receipt, and compare
@@ -227,6 +228,16 @@ def _show(words: list[str], quiet: bool, debug: bool) -> int:
     return DONE
 
 
+def _report_page(words: list[str], quiet: bool, debug: bool) -> int:
+    parser = parser_of("report", "Write report.html, the page of a run, into its folder again.")
+    parser.add_argument("run_dir", metavar="RUN_DIR", type=Path)
+    args = parser.parse_args(words)
+    from pipeline.report.page import write_page
+
+    print(write_page(args.run_dir))
+    return DONE
+
+
 def _diff(words: list[str], quiet: bool, debug: bool) -> int:
     from pipeline.folders import diff
 
@@ -342,6 +353,7 @@ _VERBS: dict[str, Callable[[list[str], bool, bool], int]] = {
     "sweep": _sweep,
     "plan": _plan,
     "show": _show,
+    "report": _report_page,
     "diff": _diff,
     "verify": _verify,
     "replay": _replay,

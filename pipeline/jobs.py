@@ -14,6 +14,7 @@ from pipeline.recipe.model import Recipe
 if TYPE_CHECKING:
     from pipeline.manifest import Manifest
     from pipeline.recipe.hydra_app import Request
+    from pipeline.run import Console
 
 
 def run_one(request: Request, *, quiet: bool = False) -> Manifest:
@@ -35,8 +36,22 @@ def run_one(request: Request, *, quiet: bool = False) -> Manifest:
             request = replace(request, overrides=(*request.overrides, f"hydra.run.dir={folder}"))
             recipe, asked = request.load()
             plan = make_plan(recipe)
-    result: Manifest = hydra_app.run(asked, lambda _: run(recipe, plan, make_console(quiet)))
+    console = make_console(quiet)
+    try:
+        result: Manifest = hydra_app.run(asked, lambda _: run(recipe, plan, console))
+    finally:
+        _write_page(recipe.run_dir, console)
     return result
+
+
+def _write_page(run_dir: Path, console: Console) -> None:
+    """The page of a run, whichever way it ended. One that cannot be written loses no run."""
+    from pipeline.report.page import write_page
+
+    try:
+        write_page(run_dir)
+    except Exception as error:
+        console.warn(f"the run's page could not be written: {error}")
 
 
 def claim(folder: Path) -> Path:

@@ -1,0 +1,92 @@
+"""What came of a run, in a line that is understood at a glance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline.manifest import Manifest, StepRecord
+from pipeline.report.page.words import amount
+
+Tone = Literal["good", "bad", "warn", "plain"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The head of the page."""
+
+    tone: Tone
+    headline: str
+    details: tuple[str, ...] = ()
+
+
+def verdict(record: Manifest) -> Verdict:
+    """What a person wants to know first. A merge that nothing looked at is not called right."""
+    if record.status == "running":
+        at = next((s.id for s in record.steps if s.status == "running"), None)
+        return Verdict(
+            "warn",
+            "Not finished",
+            (f"It is still running, or was killed{f', at {at}' if at else ''}.",),
+        )
+    if record.status == "interrupted":
+        return Verdict("warn", "Interrupted", _at(record, "interrupted"))
+    if record.status == "failed":
+        if record.error and record.error.type == "VerificationError":
+            return Verdict("bad", "The saved model is not the one that was trained")
+        return Verdict("bad", "The run failed", _at(record, "failed"))
+    saved = [step for step in record.steps if step.step == "save"]
+    proofs = [step for step in record.steps if step.step == "verify"]
+    unproven = [_folder(step) for step in saved if _folder(step) not in set(_looked_at(record))]
+    if not saved and not proofs:
+        return Verdict("plain", "Done")
+    if not proofs:
+        return Verdict(
+            "warn", "Saved, not proven", ("The recipe has no step that verifies what it saved.",)
+        )
+    if unproven:
+        return Verdict(
+            "warn",
+            "Not all that was saved is proven",
+            (*map(_said, proofs), f"Not verified: {', '.join(unproven)}"),
+        )
+    one = len(proofs) == 1
+    what = "model is the one that was" if one else "models are those that were"
+    return Verdict("good", f"The saved {what} trained", tuple(map(_said, proofs)))
+
+
+def _at(record: Manifest, status: str) -> tuple[str, ...]:
+    return tuple(f"At the step {step.id}." for step in record.steps if step.status == status)
+
+
+def _folder(save: StepRecord) -> str:
+    return str(save.settings.get("path", save.id))
+
+
+def _looked_at(record: Manifest) -> Iterator[str]:
+    """The folders that `verify` steps held against the trained model."""
+    last = None
+    for step in record.steps:
+        if step.step == "save":
+            last = _folder(step)
+        elif step.step == "verify" and step.status == "done":
+            folder = step.settings.get("folder") or last
+            if folder is not None:
+                yield str(folder)
+
+
+def _said(proof: StepRecord) -> str:
+    """The figures of a proof in a line."""
+    found = proof.metrics
+    parts = [
+        f"{before} {amount(name, found[name])}{after}".strip()
+        for name, before, after in (
+            ("error", "off by", ""),
+            ("kl", "KL", ""),
+            ("top1", "the same likeliest token at", " of the positions"),
+            ("kept", "", " of the adapters' effect kept"),
+        )
+        if found.get(name) is not None
+    ]
+    return f"{proof.id}: {', '.join(parts)}." if parts else f"{proof.id}: it holds."

@@ -1,0 +1,46 @@
+"""How the figures of a run are called and written on a page."""
+
+from __future__ import annotations
+
+from pipeline.manifest import Figure
+from pipeline.report.units import figure, size
+
+_LABELS = {
+    "error": "relative error of the logits",
+    "kl": "KL divergence, nats",
+    "top1": "positions with the same likeliest token",
+    "max_diff": "largest difference of a logit",
+    "mean_diff": "mean difference of the logits",
+    "kept": "adapters' effect that is kept",
+    "positions": "positions compared",
+    "modules_merged": "modules merged",
+    "modules_changed": "modules changed by it",
+    "bytes": "size of the weights",
+    "base_bytes": "size of the base",
+    "share": "size against the base",
+    "first_loss": "loss at the start",
+    "train_loss": "loss at the end",
+    "trainable_parameters": "parameters trained",
+}
+_PERCENT = {"error", "top1", "kept", "delta_kept", "share", "acc", "acc_norm", "exact_match"}
+
+
+def label(name: str) -> str:
+    """A figure's name in words, where it has some."""
+    return _LABELS.get(name, name.replace("_", " "))
+
+
+def amount(name: str, value: Figure) -> str:
+    """A figure as a person reads it: shares in percent, bytes in their unit."""
+    last = name.rpartition(".")[2]
+    if isinstance(value, float) and last in _PERCENT:
+        return percent(value)
+    if isinstance(value, int) and not isinstance(value, bool) and last.endswith("bytes"):
+        return size(value)
+    return figure(value)
+
+
+def percent(value: float) -> str:
+    """Three digits: 0.832 %, 98 %. What is a little short of all is not rounded up to it."""
+    text = f"{value * 100:.3g} %"
+    return "over 99.9 %" if text == "100 %" and value < 1 else text
