@@ -47,6 +47,12 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "Gemma3ForCausalLM": Architecture(
         norms=(*_FOUR_NORMS, *_HEAD_NORMS), tied=True, bias_options=_ATTENTION_BIAS
     ),
+    "GraniteForCausalLM": Architecture(bias_options=_LLAMA_BIASES),
+    "Olmo2ForCausalLM": Architecture(
+        norms=("post_attention_layernorm", "post_feedforward_layernorm", *_HEAD_NORMS),
+        bias_options=_ATTENTION_BIAS,
+    ),
+    "SmolLM3ForCausalLM": Architecture(tied=True, bias_options=_LLAMA_BIASES),
     "Phi3ForCausalLM": Architecture(
         linear=("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj")
     ),

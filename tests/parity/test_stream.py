@@ -64,6 +64,12 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma": ("Gemma", {"head_dim": 16}),
     "gemma2": ("Gemma2", {"head_dim": 16}),
     "gemma3": ("Gemma3", {"head_dim": 16}),
+    "granite": (
+        "Granite",
+        {"attention_bias": True, "mlp_bias": True, "embedding_multiplier": 12.0},
+    ),
+    "olmo2": ("Olmo2", {}),
+    "smollm3": ("SmolLM3", {"attention_bias": True, "mlp_bias": True}),
     "phi3": ("Phi3", {}),
 }
 """Small models, one or more of each architecture that the direct path knows."""
