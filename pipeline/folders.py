@@ -79,7 +79,7 @@ def verify(words: list[str], quiet: bool) -> int:
     from pipeline.report.terminal import make_console
 
     try:
-        found = verify_folder(args.folder, args.base, args.adapter, make_console(quiet).bar)
+        found = verify_folder(args.folder, args.base, args.adapter, make_console(quiet))
     except InputError as error:
         return _impossible(error)
     if args.json:

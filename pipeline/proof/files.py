@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Protocol
 
 from pipeline.checkpoint.hashes import hash_files, hash_inputs
 from pipeline.checkpoint.source import is_path, locate
@@ -16,19 +15,15 @@ CARD = "README.md"
 """Prose: nothing in the weights depends on it."""
 
 
-class Advance(Protocol):
-    """Told of bytes that are done with."""
-
-    def __call__(self, amount: float, /) -> None: ...
-
-
 def bytes_of(receipt: Receipt, folder: Path) -> int:
     """What `check_files` will read."""
     files = [folder / file.name for file in receipt.files]
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
-def check_files(receipt: Receipt, folder: Path, advance: Advance, found: Findings) -> None:
+def check_files(
+    receipt: Receipt, folder: Path, advance: Callable[[float], None], found: Findings
+) -> None:
     """Hash every file of the folder again; files that came since are faults when they hold weights."""
     there = {f.relative_to(folder).as_posix() for f in folder.rglob("*") if f.is_file()}
     named = {file.name for file in receipt.files}

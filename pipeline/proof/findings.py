@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, MergeError
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,10 @@ class Findings:
 
     @contextmanager
     def refusals(self) -> Iterator[None]:
-        """An InputError within the block is a fault, and ends the block."""
+        """What is wrong with an input, or with a merge, is a fault, and ends the block."""
         try:
             yield
-        except InputError as error:
+        except (InputError, MergeError) as error:
             self.fault(error.where or "", error.what)
 
     def to_dict(self) -> dict[str, Any]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from pipeline.blueprint import Adapter, Base, Blueprint, Fold, Placement, SavedDtype
 from pipeline.checkpoint.quantization import as_dtype
@@ -18,27 +17,21 @@ from pipeline.proof.origins import check_origins
 from pipeline.proof.structure import check_structure
 from pipeline.receipt.record import FILE_NAME, Receipt, read_receipt
 
-
-class Bar(Protocol):
-    """Progress of one piece of long work."""
-
-    def advance(self, amount: float = 1) -> None: ...
-
-
-MakeBar = Callable[[str, float, str], AbstractContextManager[Bar]]
+if TYPE_CHECKING:
+    from pipeline.run import Console
 
 
 def verify_folder(
-    folder: Path, base: str | None, adapters: Sequence[str], make_bar: MakeBar
+    folder: Path, base: str | None, adapters: Sequence[str], console: Console
 ) -> Findings:
     """Check a model folder: its files, how they fit, and its tensors against base and adapters.
 
     `base` and `adapters` say where those lie; by default where the receipt says. A folder without a receipt
-    is taken for a plain merge of those that are given. Raises InputError when there is no such folder, or
-    the adapters are not as many as were merged.
+    is taken for a plain merge of those that are given. Raises InputError when there is no model in the
+    folder, or the adapters are not as many as were merged.
     """
     found = Findings()
-    locate(str(folder))
+    _check_is_model(folder)
     receipt = None
     if (folder / FILE_NAME).exists():
         with found.refusals():
@@ -46,7 +39,7 @@ def verify_folder(
     else:
         found.skipped.append(f"the hashes of the files: the folder has no {FILE_NAME}")
     if receipt:
-        with make_bar("hashing", bytes_of(receipt, folder), "B") as bar:
+        with console.bar("hashing", bytes_of(receipt, folder), unit="B") as bar:
             check_files(receipt, folder, bar.advance, found)
     check_structure(folder, found)
     blueprint, dtype = _expected(folder, receipt, base, adapters)
@@ -59,10 +52,28 @@ def verify_folder(
     if receipt and not check_inputs(receipt, references_of(blueprint), asked, found):
         found.skipped.append("the tensors against base and adapters: not all of these are at hand")
         return found
+    if receipt and receipt.blueprint.base.trust_remote_code:
+        found.skipped.append(
+            "the tensors against base and adapters: the base comes with code, which is not run here; "
+            "`mergeline replay --trust-remote-code` does"
+        )
+        return found
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-    with make_bar("comparing", size, "B") as bar:
+    with console.bar("comparing", size, unit="B") as bar:
         check_origins(folder, blueprint, dtype, bar.advance, found)
     return found
+
+
+def _check_is_model(folder: Path) -> None:
+    source = locate(str(folder))
+    if {"config.json", FILE_NAME} & source.files.keys():
+        return
+    below = [name.split("/")[0] for name in source.files if name.endswith("/config.json")]
+    raise InputError(
+        f"holds no model: neither config.json nor {FILE_NAME}",
+        where=folder,
+        fix=f"did you mean {folder / below[0]}?" if below else "name a folder that `save` wrote",
+    )
 
 
 def _expected(

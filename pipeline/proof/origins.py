@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.accounting.choice import choose
+from pipeline.accounting.claims import claims_of
 from pipeline.accounting.direct import Work
 from pipeline.accounting.layout import Stored, Tensor, lay_out
 from pipeline.blueprint import Blueprint, SavedDtype
+from pipeline.checkpoint.adapter import inspect_adapter
 from pipeline.checkpoint.base import inspect_base
 from pipeline.checkpoint.companions import copy_companions
 from pipeline.checkpoint.headers import read_header
-from pipeline.errors import InputError
 from pipeline.proof.diff import Difference, compare_tensors
 from pipeline.proof.findings import Findings
 from pipeline.proof.tensors import find_tensors
@@ -36,20 +37,32 @@ def check_origins(
     folder: Path, blueprint: Blueprint, dtype: SavedDtype, advance: Advance, found: Findings
 ) -> None:
     """Hold the folder against the blueprint, whose base and adapters are at hand."""
-    try:
-        choice = choose(blueprint, dtype, "auto", fetch=True)
-        there = find_tensors(str(folder))
+    with found.refusals():
         _check_companions(folder, blueprint, found)
-    except InputError as error:
-        found.skipped.append(f"the tensors against base and adapters: {error}")
-        return
-    if choice.engine == "live":
-        found.skipped.append(
-            f"the tensors against base and adapters, which only a whole rebuild can tell "
-            f"({choice.reason}): `mergeline replay` does that"
-        )
-        return
-    work, make = (choice.work, None) if choice.work else _modules(blueprint, dtype)
+        _check_claims(blueprint, found)
+        choice = choose(blueprint, dtype, "auto", fetch=True)
+        if choice.engine == "live":
+            found.skipped.append(
+                f"the tensors against base and adapters, which only a whole rebuild can tell "
+                f"({choice.reason}): `mergeline replay` does that"
+            )
+            return
+        work, make = (choice.work, None) if choice.work else _modules(blueprint, dtype)
+        _check_tensors(work, make, find_tensors(str(folder)), advance, found)
+
+
+def _check_claims(blueprint: Blueprint, found: Findings) -> None:
+    """Every tensor of an adapter belongs to a module of the base. Raises InputError."""
+    base = inspect_base(blueprint.base)
+    for adapter in blueprint.all_adapters:
+        claims = claims_of(inspect_adapter(adapter), base)
+        what = f"{claims.tensors} tensors of {adapter.path}, each with its module of the base"
+        found.checked.append(what + (f", {len(claims.later)} at load" if claims.later else ""))
+
+
+def _check_tensors(
+    work: Work, make: Make | None, there: Mapping[str, Stored], advance: Advance, found: Findings
+) -> None:
     tensors = {tensor.key: tensor for tensor in work.tensors}
     for key in sorted(tensors.keys() - there.keys()):
         found.fault(key, f"is missing: {_source(tensors[key])} has it")

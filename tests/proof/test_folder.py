@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,7 +20,7 @@ from pipeline.proof.folder import verify_folder
 from pipeline.proof.tensors import find_tensors
 from pipeline.receipt.record import FILE_NAME
 from tests.fixtures.models import build_adapter, build_base, build_tokenizer
-from tests.fixtures.session import Session, merge
+from tests.fixtures.session import Session, Silent, merge
 
 CLAIMED = 14
 """Linear layers of the base, all of which the adapters claim."""
@@ -61,13 +59,9 @@ def folder(made: Made, tmp_path: Path) -> Path:
     return shutil.copytree(made.merged, tmp_path / "merged")
 
 
-@contextmanager
-def bar(label: str, total: float, unit: str) -> Any:
-    yield SimpleNamespace(advance=lambda amount=1: None)
-
-
 def verify(folder: Path, *adapters: Path, base: Path | None = None) -> Findings:
-    return verify_folder(folder, str(base) if base else None, [str(a) for a in adapters], bar)
+    console: Any = Silent()
+    return verify_folder(folder, str(base) if base else None, [str(a) for a in adapters], console)
 
 
 def without_receipt(folder: Path, made: Made) -> Findings:
@@ -295,7 +289,10 @@ def test_a_base_of_the_hub_is_fetched_only_where_it_is_asked_for(folder: Path) -
 def test_a_receipt_does_not_decide_that_code_is_run(made: Made, folder: Path) -> None:
     edit(folder / FILE_NAME, lambda r: r["blueprint"]["base"].update(trust_remote_code=True))
 
-    assert verify(folder).faults == [], "taken as a base without code"
+    found = verify(folder)
+
+    assert found.faults == []
+    assert "which is not run here" in found.skipped[0]
 
 
 def test_a_damaged_receipt_is_a_fault(folder: Path) -> None:
@@ -339,6 +336,26 @@ def test_models_that_are_made_a_few_modules_at_a_time_are_compared_too(
     assert sound.faults == []
     assert not any("against base and adapters" in text for text in sound.skipped)
     assert places(verify(folder)) == {stored.file.name, f"{stored.file.name}: {key}"}
+
+
+def test_an_adapter_of_another_model_is_found(made: Made, folder: Path, tmp_path: Path) -> None:
+    base = build_base(tmp_path / "larger", hidden_size=128)
+    config = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
+    stranger = build_adapter(tmp_path / "stranger", base, config)
+    (folder / FILE_NAME).unlink()
+
+    found = verify(folder, stranger, base=made.base)
+
+    (fault,) = found.faults
+    assert fault.where.startswith(f"{stranger}/adapter_model.safetensors: base_model.model")
+    assert fault.what.startswith("does not fit the base")
+
+
+def test_the_folder_of_a_run_is_no_model(made: Made) -> None:
+    with pytest.raises(InputError, match="holds no model") as caught:
+        verify(made.merged.parent)
+
+    assert caught.value.fix == f"did you mean {made.merged}?"
 
 
 def test_a_model_that_only_lives_in_memory_is_said_not_to_be_compared(
