@@ -94,6 +94,15 @@ def unclaimed(adapter: Adapter, names: list[str], modules: list[str]) -> MergeEr
     )
 
 
+def lacks(adapter: Adapter, names: list[str]) -> MergeError:
+    """The error for tensors of the model that an adapter should fill, and does not."""
+    return MergeError(
+        f"the adapter's file lacks {_some(names)}, so that part of it was never trained",
+        where=adapter.path,
+        fix="its adapter_config.json does not belong to its weights, or to this base",
+    )
+
+
 def tensor_names(adapter: Adapter) -> set[str]:
     """The names in an adapter's file; only a pickle has to be read for them."""
     found = inspect_adapter(adapter)
@@ -138,9 +147,7 @@ def _attach_one(
             ):
                 warnings.filterwarnings("ignore", message=message)
             if only is not None:  # what the config names may be in other parts of the model
-                warnings.filterwarnings(
-                    "ignore", message=".*were ignored|.*was matched"
-                )
+                warnings.filterwarnings("ignore", message=".*were ignored|.*was matched")
             if first:
                 model = PeftModel.from_pretrained(
                     model,
@@ -154,7 +161,7 @@ def _attach_one(
             # Loading a second time changes nothing and tells what from_pretrained() keeps to itself.
             result = set_peft_model_state_dict(model, tensors, adapter_name=adapter.name)
     except KeyError as error:
-        raise _lacks(adapter, [str(error.args[0])]) from error
+        raise lacks(adapter, [str(error.args[0])]) from error
     except Exception as error:  # a config that PEFT does not check makes it raise anything
         if is_out_of_memory(error):
             raise
@@ -166,7 +173,7 @@ def _attach_one(
         raise unclaimed(adapter, lost, plain)
     missing = _missing(model, adapter.name, result.missing_keys)
     if missing:
-        raise _lacks(adapter, missing)
+        raise lacks(adapter, missing)
     _set_weight(model, adapter)
     return model
 
@@ -259,14 +266,6 @@ def _plain_name(name: str) -> str | None:
     """
     plain = re.sub(r"\.(?:modules_to_save|original_module)(?=\.)", "", name)
     return None if plain == name else plain
-
-
-def _lacks(adapter: Adapter, names: list[str]) -> MergeError:
-    return MergeError(
-        f"the adapter's file lacks {_some(names)}, so that part of it was never trained",
-        where=adapter.path,
-        fix="its adapter_config.json does not belong to its weights, or to this base",
-    )
 
 
 def _as_merge_error(error: Exception, adapter: Adapter) -> MergeError:

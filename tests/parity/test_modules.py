@@ -25,6 +25,7 @@ from pipeline.accounting import modular
 from pipeline.accounting.choice import choose
 from pipeline.blueprint import Adapter, Base, Blueprint, Engine, Fold, Quantization, State, Task
 from pipeline.checkpoint import peft_types
+from pipeline.errors import MergeError
 from pipeline.realise import write_model
 from pipeline.realise.stream import windows
 from pipeline.recipe.model import Recipe
@@ -418,3 +419,50 @@ def test_modules_made_one_by_one_are_those_of_the_live_model(
 
     assert_same_bits(tensors_of(ours), tensors_of(live))
     assert config_of(ours) == config_of(live)
+
+
+def without(adapter: Path, part: str) -> None:
+    file = adapter / "adapter_model.safetensors"
+    save_file({name: t for name, t in load_file(file).items() if part not in name}, file)
+
+
+def test_a_module_that_the_adapter_should_fill_and_does_not_is_named(tmp_path: Path) -> None:
+    """As the live model does, though no window would ever hold that module."""
+    case = Case((lora(use_dora=True),))
+    blueprint = build(case, tmp_path)
+    without(tmp_path / "adapter_0", "layers.1.self_attn.v_proj")
+    with pytest.raises(MergeError, match=r"lacks model\.layers\.1\.self_attn\.v_proj"):
+        written(case, blueprint, tmp_path, "stream")
+
+
+def test_a_tensor_that_no_module_takes_is_named(tmp_path: Path) -> None:
+    case = Case((lora(use_dora=True),))
+    blueprint = build(case, tmp_path)
+    file = tmp_path / "adapter_0" / "adapter_model.safetensors"
+    odd = "base_model.model.visual.patches.lora_A.weight"
+    save_file({**load_file(file), odd: torch.ones(4, 4)}, file)
+    with pytest.raises(MergeError, match=r"nothing in the base takes .*visual\.patches"):
+        written(case, blueprint, tmp_path, "stream")
+
+
+def test_nan_in_a_merged_module_is_named(tmp_path: Path) -> None:
+    case = Case((lora(use_dora=True),))
+    blueprint = build(case, tmp_path)
+    base = tmp_path / "base"
+    name = "model.layers.1.self_attn.q_proj.weight"
+    tensors(lambda held: {**held, name: held[name] * float("nan")})(base)
+    with pytest.raises(MergeError, match="NaN"):
+        written(case, blueprint, tmp_path, "stream")
+
+
+def test_tensors_that_the_model_does_not_know_are_kept_and_told_of(tmp_path: Path) -> None:
+    extra = "model.mtp.0.weight"
+    case = Case((lora(use_dora=True),), files=tensors(lambda held: {**held, extra: torch.ones(3)}))
+    recipe = Recipe("r", tmp_path / "r.yaml", (), run_dir=tmp_path, device="cpu", engine="stream")
+    console = Silent()
+    run = RunContext(recipe, console)  # type: ignore[arg-type]
+    run.state = State(blueprint=build(case, tmp_path))
+    (tmp_path / "out").mkdir()
+    write_model(run, tmp_path / "out", dtype="keep", max_shard_size="5GB")
+    assert tensors_of(tmp_path / "out")[extra].equal(torch.ones(3))
+    assert any("copied as they are" in text and extra in text for text in console.told)

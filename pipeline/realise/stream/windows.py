@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
 from pipeline.blueprint import Adapter
 from pipeline.checkpoint.adapter import inspect_adapter
-from pipeline.realise.attach import PREFIX, tensor_names, unclaimed
+from pipeline.realise.attach import PREFIX, lacks, tensor_names, unclaimed
 from pipeline.realise.stream.structure import Structure
 
 BUDGET = 64 << 20
@@ -56,7 +57,8 @@ class Window:
 def claims_of(adapter: Adapter, of: Structure) -> Claims:
     """Find the module of each of an adapter's tensors by its name.
 
-    Raises MergeError, naming the nearest modules, for tensors that belong to none.
+    Raises MergeError, naming the nearest modules, for tensors that belong to none, and for modules that the
+    adapter's config targets and its file has nothing for.
     """
     modules: dict[str, str] = {}
     shared, targets, lost = set(), set(), []
@@ -74,11 +76,14 @@ def claims_of(adapter: Adapter, of: Structure) -> Claims:
             targets.add(module)
     if lost:
         raise unclaimed(adapter, lost, sorted(of.modules))
+    empty = [module for module in _targets(adapter, of) if module not in targets]
+    if empty:
+        raise lacks(adapter, empty)
     return Claims(adapter, modules, frozenset(shared), frozenset(targets))
 
 
 def windows(
-    of: Structure, units: Sequence[Window], claims: Sequence[Claims], makes: Collection[str]
+    of: Structure, units: Sequence[Window], claims: Sequence[Claims], makes: AbstractSet[str]
 ) -> list[Window]:
     """Windows that together make those units whose tensors are in `makes`."""
     todo = [unit for unit in units if not makes.isdisjoint(unit.outs)]
@@ -95,6 +100,19 @@ def windows(
         else:
             found.append(unit)
     return [_witnessed(window, units, claims, of) for window in found]
+
+
+def _targets(adapter: Adapter, of: Structure) -> list[str]:
+    """Modules with a weight on which PEFT would put a layer by the adapter's config."""
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+    from peft.tuners.tuners_utils import check_target_module_exists
+
+    found = inspect_adapter(adapter)
+    config = PEFT_TYPE_TO_CONFIG_MAPPING[found.peft_type](**found.config)
+    if not config.target_modules or config.target_modules == "all-linear":
+        return []  # PEFT writes down what it made of these when it saves an adapter
+    weighed = {name.rpartition(".")[0] for name in of.names if name.endswith(".weight")}
+    return sorted(name for name in weighed if check_target_module_exists(config, name))
 
 
 def _longest(name: str, modules: frozenset[str]) -> str:
