@@ -90,6 +90,9 @@ def _unpack8(weight: str, scales: Stored, stored: Mapping[str, Stored]) -> Unpac
         raise NotDirectError(f"{weight} is not a matrix of 8 bits")
     _expect(stored, weight, "I8", math.prod(shape))
     _expect(stored, f"{weight.removesuffix('weight')}SCB", "F32", shape[0])
+    layout = stored.get(f"{weight}_format")
+    if layout is not None and any(_read(layout)):
+        raise NotDirectError(f"{weight} is not stored row by row")
     return Unpack8(scales)
 
 
@@ -101,13 +104,16 @@ def _expect(stored: Mapping[str, Stored], key: str, dtype: str, count: int) -> S
 
 
 def _read_state(where: Stored) -> Mapping[str, Any]:
+    try:
+        state = json.loads(_read(where))
+    except ValueError:
+        state = None
+    return state if isinstance(state, dict) else {}
+
+
+def _read(where: Stored) -> bytes:
     if not where.file.is_file():
         raise NotDirectError("how the base is packed is known only when it is downloaded")
     with open(where.file, "rb") as file:
         file.seek(where.info.start)
-        data = file.read(min(where.info.bytes, _LONGEST_STATE))
-    try:
-        state = json.loads(data)
-    except ValueError:
-        state = None
-    return state if isinstance(state, dict) else {}
+        return file.read(min(where.info.bytes, _LONGEST_STATE))

@@ -17,6 +17,7 @@ import torch
 import transformers
 from bitsandbytes.nn import Linear4bit
 from peft import IA3Config, LoraConfig, PeftModel
+from safetensors.torch import load_file, save_file
 from transformers import BitsAndBytesConfig
 
 from pipeline.accounting.architectures import ARCHITECTURES, linear_layers, tensor_names
@@ -272,8 +273,6 @@ def build(case: Case, folder: Path) -> tuple[Path, list[Path]]:
 
 def recast(folder: Path, dtype: str, only: str = "") -> None:
     """Change the dtype of the tensors in a folder whose names hold the word."""
-    from safetensors.torch import load_file, save_file
-
     for file in folder.glob("*.safetensors"):
         tensors = load_file(file)
         for name in tensors:
@@ -506,6 +505,18 @@ def test_what_the_direct_path_does_not_know_is_made_by_peft(name: str, tmp_path:
     choice = choose(blueprint, "keep", "auto")
     assert (choice.engine, choice.work) == ("stream", None)
     assert why in choice.reason
+
+
+def test_int8_in_a_layout_of_a_gpu_is_not_read_as_rows(tmp_path: Path) -> None:
+    case = in_4bit(SAVED["int8"])
+    blueprint = blueprint_of(case, *build(case, tmp_path))
+    for file in (tmp_path / "packed").glob("*.safetensors"):
+        tensors = load_file(file)
+        for name in tensors:
+            if name.endswith("weight_format"):
+                tensors[name] = tensors[name] + 2
+        save_file(tensors, file, metadata={"format": "pt"})
+    assert "not stored row by row" in choose(blueprint, "keep", "auto").reason
 
 
 def test_an_option_that_an_empty_mapping_switches_on_is_not_direct(tmp_path: Path) -> None:
