@@ -49,9 +49,8 @@ def replay(
             where=folder,
             fix="read that code, then give `--trust-remote-code`",
         )
-    blueprint = replace(
-        blueprint, base=replace(blueprint.base, trust_remote_code=trust_remote_code)
-    )
+    trusted = receipt.blueprint.base.trust_remote_code
+    blueprint = replace(blueprint, base=replace(blueprint.base, trust_remote_code=trusted))
     found = Findings(changed=_changed(receipt))
     references = references_of(blueprint)
     inputs = Findings()
