@@ -12,7 +12,7 @@ SIZES ?= 0.5B
 
 export PYTHON
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench parts lint format types docs venv clean
+.PHONY: help demo test bench parts lint format types docs browser venv clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ types: venv ## Check the types of pipeline/ strictly
 docs: venv ## Write what is generated: docs/steps.md and the JSON Schema of recipes
 	@.venv/bin/python -m pipeline.report.steps_page docs/steps.md
 	@.venv/bin/mergeline schema > recipes/recipe.schema.json
+
+browser: ## Install Chromium, where it may; the tests of pages need it and are skipped without
+	@.ci/browser
 
 venv: ## Make .venv, or bring it up to date
 	@.ci/venv

@@ -111,6 +111,7 @@ def test_a_shipped_recipe_runs_from_another_folder(installed: Installed, tmp_pat
     assert done.returncode == 0, done.stderr
     saved = list(tmp_path.glob("outputs/recast/*/model/model.safetensors"))
     assert len(saved) == 1
+    assert len(list(tmp_path.glob("outputs/recast/*/report.html"))) == 1
     assert "done" in done.stdout
 
 

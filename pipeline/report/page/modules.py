@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -131,12 +132,13 @@ def _map(kind: _Kind, values: Mapping[tuple[str, int], float]) -> HeatMap:
     rows = tuple(dict.fromkeys(row for row, _ in values))
     columns = tuple(sorted({layer for _, layer in values}))
     worst = max(values.values(), key=kind.concern)
-    span = max(kind.concern(worst), kind.span)
+    finite = filter(math.isfinite, map(kind.concern, values.values()))
+    span = max(*finite, kind.span, 0.0)
     cells = [
         Cell(
             rows.index(row),
             columns.index(layer),
-            kind.concern(value) / span if span else 0.0,
+            min(kind.concern(value) / span, 1.0) if span else float(kind.concern(value) > 0),
             f"layer {layer}, {row}: {percent(value)}",
         )
         for (row, layer), value in values.items()
@@ -158,8 +160,9 @@ def _shown(value: float | None, kind: _Kind) -> tuple[float, str]:
 
 
 def _number(found: Mapping[str, Figure], name: str) -> float | None:
+    """A figure; one that is infinite or no number, for which JSON has words, is as bad as can be."""
     value = found.get(name)
-    return float(value) if isinstance(value, float | int) else None
+    return math.inf if isinstance(value, str) else None if value is None else float(value)
 
 
 def _relative_norm(found: Mapping[str, Figure]) -> float | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from pipeline.manifest import Figure
 from pipeline.report.units import figure, size
 
@@ -42,5 +44,7 @@ def amount(name: str, value: Figure) -> str:
 
 def percent(value: float) -> str:
     """Three digits: 0.832 %, 98 %. What is a little short of all is not rounded up to it."""
+    if math.isinf(value):
+        return "infinite"
     text = f"{value * 100:.3g} %"
     return "over 99.9 %" if text == "100 %" and value < 1 else text
