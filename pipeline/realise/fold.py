@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,11 @@ from pipeline.realise.wide import narrow, widen
 
 Digest = tuple[int, int] | None
 """What tells two states of a tensor apart; None for one that lies on disk."""
+
+_DECOMPOSING = ("OSF", "PSOFT")
+"""Types that PEFT begins with a decomposition of each weight, also when it only loads them."""
+_STARTS = ("pissa", "olora")
+"""Starts of LoRA that do the same."""
 
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -52,6 +58,30 @@ def fold(
     Raises MergeError when an adapter does not fit, or when a merged weight is NaN or infinite (and
     `wanted.safe`).
     """
+    with _steady(wanted):
+        return _fold(model, wanted, placement, parts, wide)
+
+
+@contextmanager
+def _steady(wanted: Fold) -> Iterator[None]:
+    """One thread for kinds that decompose the base's weights: LAPACK's bits depend on the number."""
+    found = [inspect_adapter(adapter) for adapter in wanted.adapters]
+    decomposes = any(
+        adapter.peft_type in _DECOMPOSING or adapter.config.get("init_lora_weights") in _STARTS
+        for adapter in found
+    )
+    threads = torch.get_num_threads()
+    try:
+        if decomposes:
+            torch.set_num_threads(1)
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _fold(
+    model: Any, wanted: Fold, placement: Placement, parts: Parts | None, wide: Collection[str]
+) -> Folded:
     ties = tied_groups(model)
     dtypes = {n: p.dtype for n, p in model.named_parameters(remove_duplicate=False)}
     dtypes |= {f"{name}.weight": model.config.dtype for name in wide}

@@ -466,3 +466,21 @@ def test_tensors_that_the_model_does_not_know_are_kept_and_told_of(tmp_path: Pat
     write_model(run, tmp_path / "out", dtype="keep", max_shard_size="5GB")
     assert tensors_of(tmp_path / "out")[extra].equal(torch.ones(3))
     assert any("copied as they are" in text and extra in text for text in console.told)
+
+
+@pytest.mark.parametrize("name", ["DoRA", "PiSSA", "OLoRA", "OSF", "PSOFT"])
+def test_the_number_of_threads_changes_no_bit(name: str, tmp_path: Path) -> None:
+    """Of layers so large that torch and LAPACK divide them among threads."""
+    sizes = {"hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 1}
+    case = replace(KINDS[name], config=sizes)
+    blueprint = build(case, tmp_path)
+    before, found = torch.get_num_threads(), []
+    for threads in (1, 4):
+        torch.set_num_threads(threads)
+        try:
+            folder = tmp_path / str(threads)
+            folder.mkdir()
+            found.append(tensors_of(written(case, blueprint, folder, "stream")))
+        finally:
+            torch.set_num_threads(before)
+    assert_same_bits(*found)
