@@ -208,12 +208,17 @@ class State:
     """The id of the step that is being described."""
     warnings: tuple[str, ...] = ()
     """What the user should know before the run, in the order in which the steps found it."""
+    judged: frozenset[Path] = frozenset()
+    """Folders that a step judges before they may have their names."""
 
     def with_blueprint(self, blueprint: Blueprint) -> State:
         return replace(self, blueprint=blueprint)
 
     def with_folder(self, folder: Folder) -> State:
         return replace(self, folders=(*self.folders, folder))
+
+    def with_judged(self, path: Path) -> State:
+        return replace(self, judged=self.judged | {path})
 
     def with_warning(self, text: str) -> State:
         return replace(self, warnings=(*self.warnings, text))

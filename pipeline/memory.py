@@ -8,6 +8,7 @@ from pathlib import Path
 
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
+_SYSTEM = Path("/proc/meminfo")
 
 
 def reset_peak() -> None:
@@ -36,3 +37,16 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or any(
         said in text for said in ("out of memory", "can't allocate memory")
     )
+
+
+def free_bytes(device: str = "cpu") -> int | None:
+    """Memory that is free on a device; None where the system does not tell."""
+    if device.startswith("cuda"):
+        import torch
+
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        lines = _SYSTEM.read_text().splitlines() if device == "cpu" else []
+    except OSError:
+        return None
+    return next((int(x.split()[1]) * 1024 for x in lines if x.startswith("MemAvailable:")), None)

@@ -110,7 +110,7 @@ def make_plan(recipe: Recipe) -> Plan:
     """
     problems = list(_about_the_run(recipe))
     states, steps, refused = _describe_all(recipe)
-    problems += refused
+    problems += [*refused, *_read_too_early(recipe, states)]
     if problems:
         raise RecipeError(problems)
     sources = tuple(_sources(states))
@@ -174,6 +174,22 @@ def _about_the_run(recipe: Recipe) -> Iterator[Problem]:
     missing = tracking.check(recipe.tracking) if recipe.tracking else None
     if missing:
         yield Problem(missing, key="tracking", place=recipe.place("tracking"))
+
+
+def _read_too_early(recipe: Recipe, states: Sequence[State]) -> Iterator[Problem]:
+    """Steps that load a saved folder before the step that is to judge it, and to let it have its name."""
+    before = State()
+    for call, state in zip(recipe.steps, states, strict=True):
+        base = state.blueprint and state.blueprint.base
+        if base and base != (before.blueprint and before.blueprint.base):
+            folder = pending_folder(base.model, "model", state)
+            if folder and folder.path in states[-1].judged - state.judged:
+                refused = Refused(
+                    f"{folder.path} has no name yet: a later step is to judge it first",
+                    fix="put the `verify` of that folder before this step, or give it `publish: always`",
+                )
+                yield _problem(refused, call, recipe)
+        before = state
 
 
 def _problem(refused: Refused, call: StepCall, recipe: Recipe) -> Problem:

@@ -6,7 +6,7 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pipeline import logs, manifest, memory, secrets, tracking
 from pipeline.blueprint import Blueprint, State
 from pipeline.checkpoint.hashes import HashingAside, hash_file, hash_files, hash_inputs
+from pipeline.checkpoint.holding import Holding
 from pipeline.checkpoint.lock import only_writer
 from pipeline.checkpoint.source import Source
 from pipeline.errors import is_interruption
@@ -52,7 +53,7 @@ class Console(Protocol):
 class RunContext:
     """What an acting step may use: the state it works on, and ways to tell what it made."""
 
-    def __init__(self, recipe: Recipe, console: Console) -> None:
+    def __init__(self, recipe: Recipe, console: Console, judged: Collection[Path] = ()) -> None:
         self.recipe = recipe
         self.console = console
         self.dir = recipe.run_dir
@@ -65,6 +66,8 @@ class RunContext:
         self._known: dict[Path, str] = {}
         self._used: list[Path] = []
         self._live: LiveModel | None = None
+        self.holding = Holding(judged)
+        """The folders that wait for a step to judge them; `judged` says which those are."""
         self.hashing: HashingAside | None = None
         """The inputs that are hashed while the steps run."""
 
@@ -130,7 +133,8 @@ class RunContext:
     def made(self, path: Path, hashes: Mapping[str, str] | None = None) -> None:
         """Record a file or folder that this step wrote; its files are hashed into the manifest.
 
-        `hashes` are those that are known already, by the file's name in the folder.
+        `hashes` are those that are known already, by the file's name in the folder. A folder that waits to
+        be judged counts for the step that publishes it.
         """
         self._made.append(path)
         self._known |= {path / name: found for name, found in (hashes or {}).items()}
@@ -145,8 +149,10 @@ class RunContext:
 
     def take_made(self) -> list[FileRecord]:
         """The files that the step made, with their hashes; begins a new list."""
-        made, self._made = _files_in(self._made), []
-        known, self._known = self._known, {}
+        waiting = [path for path in self._made if self.holding.where(path) != path]
+        made = _files_in([path for path in self._made if path not in waiting])
+        self._made = waiting
+        known = {file: self._known.pop(file) for file in made if file in self._known}
         new = [file for file in made if file not in known]
         with self.bar("hashing", sum(f.stat().st_size for f in new), unit="B") as bar:
             return self.records(made, {**known, **hash_files(new, bar.advance)})
@@ -186,7 +192,7 @@ def run(recipe: Recipe, plan: Plan, console: Console) -> Manifest:
 
 def _run(recipe: Recipe, plan: Plan, console: Console) -> Manifest:
     record = _begin(recipe, plan)
-    context = RunContext(recipe, console)
+    context = RunContext(recipe, console, plan.states[-1].judged if plan.states else ())
     started = time.perf_counter()
     with logs.run_log(recipe.run_dir / logs.FILE_NAME), _terminate_politely():
         try:
@@ -208,6 +214,7 @@ def _run(recipe: Recipe, plan: Plan, console: Console) -> Manifest:
                 raise
         finally:
             context.release()
+            context.holding.drop()
             record.finished = _now()
             record.seconds = round(time.perf_counter() - started, 3)
             record.write()

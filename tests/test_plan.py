@@ -361,3 +361,16 @@ steps:
 def test_a_shard_has_a_size(size: str, folders: dict[str, str]) -> None:
     (problem,) = problems(MERGE.format(**folders), f"save.max_shard_size={size}")
     assert problem.key == "save.max_shard_size"
+
+
+def test_a_saved_folder_is_not_loaded_before_it_is_judged(folders: dict[str, str]) -> None:
+    text = MERGE.format(**folders)
+    again = """  - load_base: {id: merged, model: "${run.dir}/merged"}
+  - save: {id: second, path: "${run.dir}/second"}
+"""
+    judge = '  - verify: {folder: "${run.dir}/merged"}\n'
+    found = problems(text + again + judge)
+    assert [problem.key for problem in found] == ["merged"]
+    assert "a later step is to judge it first" in found[0].what
+    assert plan(text + judge + again).states[-1].judged
+    assert plan(text + again + judge, "+verify.publish=always").states[-1].judged == frozenset()

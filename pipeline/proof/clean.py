@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, cast
 
 import pipeline
 from pipeline.blueprint import Dtype
+from pipeline.checkpoint.beside import target_of
 from pipeline.errors import VerificationError
 from pipeline.proof.logits import Request
 
@@ -52,7 +53,7 @@ def ask(request: Request, scratch: Path) -> Answers:
         if done.returncode != 0:
             raise VerificationError(
                 f"the saved model does not work in a clean process: {_reason(done)}",
-                where=request.base.model,
+                where=target_of(Path(request.base.model)),
                 fix="the whole message is in the run's log",
             )
         with safe_open(request.output, framework="pt") as file:

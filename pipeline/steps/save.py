@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from pipeline.blueprint import Folder, SavedDtype, State
-from pipeline.checkpoint.publish import publishing, refuse_target
+from pipeline.checkpoint.publish import refuse_target
 from pipeline.errors import Refused
 from pipeline.steps import step, step_settings
 
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 @step_settings
 class SaveSettings:
     path: str = "${run.dir}/model"
-    """Folder to write. Appears under this name only when it is complete."""
+    """Folder to write. Appears under this name only when it is complete, and, where a later `verify` looks at
+    it, has passed."""
     dtype: SavedDtype = "keep"
     """Dtype of the saved weights; `keep` is the base checkpoint's own."""
     max_shard_size: Annotated[
@@ -58,7 +59,7 @@ def _(settings: SaveSettings, run: RunContext) -> None:
     from pipeline.receipt.make import write_receipt
     from pipeline.receipt.record import Saved
 
-    with publishing(Path(settings.path), overwrite=settings.overwrite) as folder:
+    with run.holding.publishing(Path(settings.path), overwrite=settings.overwrite) as folder:
         written = write_model(
             run, folder, dtype=settings.dtype, max_shard_size=settings.max_shard_size
         )

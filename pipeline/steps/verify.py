@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import Field
 
-from pipeline.blueprint import Folder, State
-from pipeline.errors import Refused, VerificationError
+from pipeline.blueprint import Blueprint, Folder, State
+from pipeline.errors import InputError, Refused, VerificationError
 from pipeline.steps import step, step_settings
 
 if TYPE_CHECKING:
-    from pipeline.proof.clean import Answers
-    from pipeline.proof.reference import Reference
-    from pipeline.proof.tolerance import Tolerance
     from pipeline.run import RunContext
 
 Bound = Literal["auto"] | Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
 Share = Literal["auto"] | Annotated[float, Field(ge=0, le=1)] | None
+B = TypeVar("B", bound=Any)
+
+_NAMED = 3
+"""Modules and tensors that an error names; the rest is counted."""
 
 
 @step_settings
@@ -27,6 +29,11 @@ class VerifySettings:
     folder: str | None = None
     """The saved model; by default the one that the recipe saved last. Another folder is held against the
     model as it stands at this point."""
+    proof: Literal["auto", "model", "modules", "both"] = "auto"
+    """What to compare: the whole `model` in memory, its `modules` and tensors one after the other in little
+    memory, or `both`. `auto` is both, without the whole model where it does not fit in memory."""
+    publish: Literal["proven", "always"] = "proven"
+    """Whether a folder of this recipe gets its name only when it has passed, or in any case."""
     prompts: list[str] = field(default_factory=list)
     """Texts on which to compare; by default some that exercise tokenizer and model."""
     max_error: Bound = "auto"
@@ -40,16 +47,23 @@ class VerifySettings:
     """Largest absolute difference of any logit."""
     min_kept: Share = "auto"
     """Least share of what the adapters changed in the logits that the saved model shows too."""
+    max_module_error: Bound = "auto"
+    """Largest relative error of any merged module's answers to random inputs."""
+    max_delta_off: Bound = "auto"
+    """By how much the delta of a module may be too large or too small, as a share of it, besides what
+    rounding explains."""
+    min_delta_kept: Share = "auto"
+    """Least share of the delta, over all modules, that survives the rounding to the saved dtype."""
 
 
 @step(needs=["base"], live=True)
 def verify(settings: VerifySettings, state: State) -> State:
     """Compare a saved model with the base and adapters as they were trained; fail if it differs.
 
-    The saved folder is loaded from disk in a separate process that cannot import peft: what is
-    measured is what a server of it would give. A bound of `auto` follows the dtype that was saved
-    and how the base was quantized (proof/tolerance.py has the figures and why); `null` leaves a
-    bound unchecked.
+    The saved folder is loaded from disk in a separate process that cannot import peft: what is measured
+    is what a server of it would give. Each merged module is compared as well, on random inputs, and each
+    tensor with what base and adapters make of it. A bound of `auto` follows the dtype that was saved and
+    how the base was quantized (docs/proof.md has the figures and why); `null` leaves a bound unchecked.
     """
     folder = _folder(settings, state)
     known = any(folder.path == other.path for other in state.folders)
@@ -59,7 +73,14 @@ def verify(settings: VerifySettings, state: State) -> State:
             fix="name a folder that `save` wrote, or leave `folder` out",
             key="folder",
         )
-    return state
+    if settings.proof == "modules" and not folder.blueprint.folds:
+        raise Refused(
+            "no adapter was merged, so there are no merged modules",
+            fix="use `proof: model`",
+            key="proof",
+            otherwise=state,
+        )
+    return state.with_judged(folder.path) if known and settings.publish == "proven" else state
 
 
 def _folder(settings: VerifySettings, state: State) -> Folder:
@@ -83,24 +104,61 @@ def _folder(settings: VerifySettings, state: State) -> Folder:
 
 @verify.act
 def _(settings: VerifySettings, run: RunContext) -> None:
-    from pipeline.proof.clean import ask
-    from pipeline.proof.compare import compare
-    from pipeline.proof.reference import listen
-    from pipeline.proof.tolerance import default_tolerance
     from pipeline.receipt.record import FILE_NAME, Proof, add_proof
 
     folder = _folder(settings, run.state)
-    trained, request = listen(run, folder, settings.prompts)
-    with run.bar("loading the saved model alone", 1) as bar:
-        saved = ask(request, run.dir)
-        bar.advance()
-    _check_comparable(trained, saved, folder.path)
-    default = default_tolerance((trained.dtype, saved.dtype), trained.quantization, trained.layers)
-    found = compare(trained.logits, saved.logits, near=default.max_error or 0.0)
-    kept = None
-    if trained.without_adapters is not None:
-        effect = compare(trained.logits, trained.without_adapters)
-        kept = max(0.0, 1 - found.error / effect.error) if effect.error else None
+    here = replace(folder, path=run.holding.where(folder.path))
+    model, modules = _kinds(settings, run, folder.blueprint)
+    wrong = _compare_whole(settings, run, here) if model else []
+    if modules:
+        wrong += _compare_modules(settings, run, here)
+    if folder in run.state.folders:
+        wrong += _compare_tensors(run, here)
+        proof = Proof(step=run.step_id, passed=not wrong, figures=dict(run.record.metrics))
+        if add_proof(here.path, proof):
+            run.made(folder.path / FILE_NAME)
+    if wrong:
+        hidden = here.path != folder.path
+        raise VerificationError(
+            f"it is not the model that was trained: {'; '.join(wrong)}",
+            where=folder.path,
+            fix="look at the steps between `attach_adapter` and `save`; widen a bound only when you know why"
+            + ("; with `publish: always` the folder appears all the same" if hidden else ""),
+        )
+    run.holding.publish(folder.path)
+
+
+def _kinds(settings: VerifySettings, run: RunContext, blueprint: Blueprint) -> tuple[bool, bool]:
+    """Whether to compare the whole model, and its modules."""
+    from pipeline.proof.modules import why_no_modules
+    from pipeline.proof.whole import lacks_memory
+    from pipeline.realise.load import torch_device
+
+    model, modules = settings.proof != "modules", settings.proof != "model"
+    if modules and (why := why_no_modules(blueprint)):
+        if settings.proof == "modules":
+            raise InputError(
+                f"its modules cannot be looked at one by one: {why}",
+                where=blueprint.base.model,
+                fix="use `proof: model`",
+            )
+        if blueprint.folds:
+            run.note(f"only the whole model is compared: {why}")
+        modules = False
+    lack = lacks_memory(blueprint, torch_device(run.recipe.device))
+    if lack and modules and settings.proof == "auto":
+        run.note(f"the model is not compared as a whole: {lack}")
+        model = False
+    return model, modules
+
+
+def _compare_whole(settings: VerifySettings, run: RunContext, folder: Folder) -> list[str]:
+    """What is outside the bounds of the whole model, in words."""
+    from pipeline.checkpoint.beside import target_of
+    from pipeline.proof.whole import prove_whole
+
+    proof = prove_whole(run, folder, settings.prompts)
+    found, kept = proof.found, proof.kept
     run.metrics(
         {
             "error": found.error,
@@ -112,44 +170,69 @@ def _(settings: VerifySettings, run: RunContext) -> None:
         }
     )
     run.note(
-        f"{folder.path.name} against the trained model, {found.positions} positions: error "
+        f"{target_of(folder.path).name} against the trained model, {found.positions} positions: error "
         f"{found.error:.2%}, KL {found.kl:.2g}, top-1 {found.top1:.1%}"
         + ("" if kept is None else f", {kept:.1%} of the adapters' effect kept")
     )
-    outside = _bounds(settings, default).broken_by(found, kept)
-    proof = Proof(step=run.step_id, passed=not outside, figures=dict(run.record.metrics))
-    if folder in run.state.folders and add_proof(folder.path, proof):
-        run.made(folder.path / FILE_NAME)
-    if outside:
-        prompt, position = found.worst
-        raise VerificationError(
-            f"it is not the model that was trained: {'; '.join(outside)}. Worst at position {position} of "
-            f"the prompt {trained.texts[prompt][:60]!r}",
-            where=folder.path,
-            fix="look at the steps between `attach_adapter` and `save`; widen a bound only when you know why",
-        )
+    outside = _asked(settings, proof.default).broken_by(found, kept)
+    return [*outside, f"worst at {proof.worst}"] if outside else []
 
 
-def _check_comparable(trained: Reference, saved: Answers, where: Path) -> None:
-    """Raise VerificationError when the two do not even read and predict the same things."""
-    if saved.token_ids != trained.token_ids:
-        raise VerificationError(
-            "its tokenizer reads the prompts otherwise than the one of the trained model",
-            where=where,
-            fix="save the folder again with `save`, which brings the right tokenizer",
-        )
-    shapes = [
-        (tuple(a.shape), tuple(b.shape)) for a, b in zip(trained.logits, saved.logits, strict=True)
+def _compare_modules(settings: VerifySettings, run: RunContext, folder: Folder) -> list[str]:
+    """What is outside the bounds of single modules, in words."""
+    from pipeline.proof.module_table import module_table
+    from pipeline.proof.module_tolerance import default_module_tolerance, delta_kept
+    from pipeline.proof.modules import ModuleProof
+
+    proof = ModuleProof(folder.blueprint, folder.path)
+    with run.bar("comparing modules", proof.bytes, unit="B") as bar:
+        found = list(proof.figures(bar.advance))
+    run.modules({one.name: one.recorded for one in found})
+    run.metrics(
+        {
+            "modules": len(found),
+            "module_error": max(one.error for one in found),
+            "delta_kept": delta_kept(found),
+        }
+    )
+    run.note(module_table(found))
+    adapters = len(folder.blueprint.folds[-1].adapters)
+    bounds = _asked(settings, default_module_tolerance(proof.dtypes, adapters))
+    broken = {one.name: said for one in found if (said := bounds.broken_by(one))}
+    lost = bounds.lost(found)
+    return [
+        *_some([f"{name}: {', '.join(said)}" for name, said in broken.items()], "modules"),
+        *([f"{lost}: save in a wider dtype"] if lost else []),
     ]
-    if (other := next(((a, b) for a, b in shapes if a != b), None)) is not None:
-        raise VerificationError(
-            f"it predicts {other[1]} values (positions, classes), the trained model {other[0]}",
-            where=where,
-            fix="the vocabulary or the head differs: check which base and adapter it was made from",
-        )
 
 
-def _bounds(settings: VerifySettings, default: Tolerance) -> Tolerance:
-    """The defaults, with what the recipe says in place of them."""
-    asked = {field.name: getattr(settings, field.name) for field in fields(default)}
+def _compare_tensors(run: RunContext, folder: Folder) -> list[str]:
+    """Tensors that are not what base and adapters make of them, and parts that do not fit, in words."""
+    from pipeline.proof.findings import Findings
+    from pipeline.proof.origins import check_origins
+    from pipeline.proof.structure import check_structure
+    from pipeline.receipt.record import read_receipt
+
+    found = Findings()
+    check_structure(folder.path, found)
+    with found.refusals():
+        saved = read_receipt(folder.path).saved
+        size = sum(file.stat().st_size for file in folder.path.glob("*.safetensors"))
+        if run.recipe.engine != "live":  # on a GPU, the last bit of a sum may be another one
+            with run.bar("comparing tensors", size, unit="B") as bar:
+                check_origins(folder.path, folder.blueprint, saved.dtype, bar.advance, found)
+    for text in found.checked:
+        run.note(f"checked {text}")
+    return _some([f"{fault.where} {fault.what}" for fault in found.faults], "things")
+
+
+def _some(said: Sequence[str], what: str) -> list[str]:
+    more = len(said) - _NAMED
+    return [*said[:_NAMED], *([f"and {more} more {what}"] if more > 0 else [])]
+
+
+def _asked(settings: VerifySettings, default: B) -> B:
+    """The default bounds, with what the recipe says in place of them."""
+    names = {one.name for one in fields(default)} & {one.name for one in fields(settings)}
+    asked = {name: getattr(settings, name) for name in names}
     return replace(default, **{name: bound for name, bound in asked.items() if bound != "auto"})
