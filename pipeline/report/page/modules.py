@@ -67,7 +67,6 @@ class ModuleTable:
 class _Kind:
     """A figure that is drawn."""
 
-    name: str
     title: str
     explains: str
     tone: str
@@ -101,15 +100,14 @@ def heat_maps(modules: Modules) -> list[HeatMap]:
 
 
 def module_table(modules: Modules) -> ModuleTable | None:
-    """The worst modules by error, or by what was kept of the delta where no error was measured."""
+    """The worst modules: those whose delta is furthest from what it should be, then by their error."""
     kinds = [k for k in _KINDS if any(k.of(found) is not None for found in modules.values())]
     if not kinds:
         return None
-    by = kinds[-1]
 
-    def concern(found: Mapping[str, Figure]) -> float:
-        value = by.of(found)
-        return -1.0 if value is None else by.concern(value)
+    def concern(found: Mapping[str, Figure]) -> list[float]:
+        values = ((kind, kind.of(found)) for kind in (_KEPT, _ERROR))
+        return [0.0 if value is None else kind.concern(value) for kind, value in values]
 
     worst = sorted(modules.items(), key=lambda item: concern(item[1]), reverse=True)[:WORST]
     rows = [
@@ -156,7 +154,7 @@ def _map(kind: _Kind, values: Mapping[tuple[str, int], float]) -> HeatMap:
 
 
 def _shown(value: float | None, kind: _Kind) -> tuple[float, str]:
-    return (0.0, "") if value is None else (value, percent(value))
+    return (0.0, "") if value is None else (min(value, 1e308), percent(value))
 
 
 def _number(found: Mapping[str, Figure], name: str) -> float | None:
@@ -170,28 +168,24 @@ def _relative_norm(found: Mapping[str, Figure]) -> float | None:
     return delta / base if delta is not None and base else None
 
 
-_KINDS = (
-    _Kind(
-        "delta",
-        "Size of the delta",
-        "The norm of what the adapters add, against the norm of the base's weight.",
-        "blue",
-        _relative_norm,
-    ),
-    _Kind(
-        "delta_kept",
-        "Delta kept",
-        "The share of the delta that is in the saved weights; the stronger the colour, the less.",
-        "amber",
-        lambda found: _number(found, "delta_kept"),
-        best=1.0,
-        span=0.5,
-    ),
-    _Kind(
-        "error",
-        "Error of the module",
-        "How far the merged module's answer is from the base's plus the adapters' on random inputs.",
-        "violet",
-        lambda found: _number(found, "error"),
-    ),
+_DELTA = _Kind(
+    "Size of the delta",
+    "The norm of what the adapters add, against the norm of the base's weight.",
+    "blue",
+    _relative_norm,
 )
+_KEPT = _Kind(
+    "Delta kept",
+    "The share of the delta that is in the saved weights; the stronger the colour, the less.",
+    "amber",
+    lambda found: _number(found, "delta_kept"),
+    best=1.0,
+    span=0.5,
+)
+_ERROR = _Kind(
+    "Error of the module",
+    "How far the merged module's answer is from the base's plus the adapters' on random inputs.",
+    "violet",
+    lambda found: _number(found, "error"),
+)
+_KINDS = (_DELTA, _KEPT, _ERROR)

@@ -37,9 +37,9 @@ class StepRow:
     time: float
     memory: float
     settings: str
-    figures: tuple[Said, ...] = ()
-    notes: tuple[str, ...] = ()
-    """Like the figures, those that no other part of the page shows."""
+    figures: tuple[Said, ...]
+    notes: tuple[str, ...]
+    """Like the figures, without what another part of the page shows."""
 
 
 @dataclass(frozen=True)
@@ -130,10 +130,19 @@ def _steps(steps: Iterable[StepRecord]) -> tuple[StepRow, ...]:
             (step.seconds or 0) / longest if longest else 0,
             (step.peak_memory_bytes or 0) / most if most else 0,
             _yaml(step.settings),
-            *(() if _has_a_section(step) else (_figures(step), tuple(step.notes))),
+            *(
+                ((), _in_a_line(step.notes))
+                if _has_a_section(step)
+                else (_figures(step), tuple(step.notes))
+            ),
         )
         for step in steps
     )
+
+
+def _in_a_line(notes: Iterable[str]) -> tuple[str, ...]:
+    """Notes without the tables among them."""
+    return tuple(text for text in notes if "\n" not in text)
 
 
 def _has_a_section(step: StepRecord) -> bool:

@@ -86,6 +86,8 @@ def _said(proof: StepRecord) -> str:
             ("kl", "KL", ""),
             ("top1", "the same likeliest token at", " of the positions"),
             ("kept", "", " of the adapters' effect kept"),
+            ("module_error", "no module off by more than", ""),
+            ("delta_kept", "", " of the delta in the weights"),
         )
         if found.get(name) is not None
     ]

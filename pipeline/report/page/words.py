@@ -15,6 +15,9 @@ _LABELS = {
     "mean_diff": "mean difference of the logits",
     "kept": "adapters' effect that is kept",
     "positions": "positions compared",
+    "modules": "modules compared",
+    "module_error": "largest error of a module",
+    "delta_kept": "delta that is in the saved weights",
     "modules_merged": "modules merged",
     "modules_changed": "modules changed by it",
     "bytes": "size of the weights",
@@ -24,7 +27,9 @@ _LABELS = {
     "train_loss": "loss at the end",
     "trainable_parameters": "parameters trained",
 }
-_PERCENT = {"error", "top1", "kept", "delta_kept", "share", "acc", "acc_norm", "exact_match"}
+_PERCENT = {
+    "error", "top1", "kept", "module_error", "delta_kept", "share", "acc", "acc_norm", "exact_match",
+}  # fmt: skip
 
 
 def label(name: str) -> str:
