@@ -271,6 +271,7 @@ def test_a_run_from_the_shipped_recipe_to_its_table(
     assert folder.name.endswith(record.fingerprint[:8])
     assert (folder / "merged/config.json").is_file()
     assert "merge_lora" in mergeline("show", str(folder)).stdout
+    assert mergeline("report", str(folder)).stdout == f"{folder / 'report.html'}\n"
 
 
 def test_a_run_that_fails_ends_with_1(mergeline: Run, tmp_path: Path, model: list[str]) -> None:

@@ -230,7 +230,7 @@ def works(
             a_sweep(folder / arguments[-1])
         else:
             arguments.append("--plan")
-    if verb == "show":
+    if verb in ("show", "report"):
         a_run(folder / arguments[0])
     assert cli.main([verb, *arguments]) == (cli.WRONG if wrong else cli.DONE)
     if output is not None and verb in ("recipes", "steps", "plan"):
