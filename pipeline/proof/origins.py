@@ -25,7 +25,7 @@ from pipeline.proof.findings import Findings
 from pipeline.proof.tensors import find_tensors
 
 if TYPE_CHECKING:
-    from pipeline.realise.stream.engine import Make
+    from pipeline.realise.stream.output import Make
 
 AT_A_TIME = 256 << 20
 """Bytes of tensors that are made again and lie on the disk at once."""

@@ -46,6 +46,13 @@ class Block:
             held = self._spare[dtype] = memoryview(bytearray(bytes_))
         return held[:bytes_]
 
+    def take(self, other: Block) -> None:
+        """Become a copy of another block."""
+        self.data = self.other("taken", len(other.data))
+        self.dtype, self.row = other.dtype, other.row
+        # numpy lets other threads run meanwhile.
+        np.copyto(np.frombuffer(self.data, np.uint8), np.frombuffer(other.data, np.uint8))
+
 
 def act_for(change: Change, item: ChangedRows, files: Files, buffer: memoryview) -> Act:
     """What is to be done to each block of the range for one change."""

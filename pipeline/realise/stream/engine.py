@@ -1,4 +1,4 @@
-"""Write the output's files: threads over ranges of bytes, each read, changed and written in small blocks.
+"""Write the files of outputs: threads over ranges of bytes, each read, changed and written in small blocks.
 
 Bytes that are only copied are the kernel's work, and do not pass through this process. Blocks are small
 enough to stay in a core's cache between the read and the write. Memory is one block and one pair of factors
@@ -10,24 +10,22 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from pipeline.accounting.layout import Shard, Tensor
+from pipeline.accounting.layout import Shard
 from pipeline.checkpoint.journal import Finished
 from pipeline.realise.stream.files import Files
-from pipeline.realise.stream.ranges import ChangedRows, Copied, ranges
-from pipeline.realise.stream.rows import Advance, change_rows
+from pipeline.realise.stream.kernels import CHANGED, NOT_FINITE
+from pipeline.realise.stream.output import Make, Output
+from pipeline.realise.stream.ranges import ChangedRows, Copied, Range, ranges
+from pipeline.realise.stream.rows import Advance, change_rows, not_finite
 from pipeline.realise.stream.sealing import Sealing
 
 BLOCK = 1 << 20
 """Bytes that go through a buffer at a time."""
-Make = Callable[[Sequence[Tensor]], Iterable[tuple[str, memoryview, bool]]]
-"""Makes the tensors that come from no file, in any order: key, bytes, and whether a merge changed it."""
-Wrote = Callable[[str, int, int], None]
-"""Told of each range that is written: the file's name, the first byte and the length."""
 
 
 def write_shards(
@@ -40,60 +38,140 @@ def write_shards(
     make: Make | None = None,
     threads: int | None = None,
 ) -> None:
-    """Write files of the output into an existing folder.
+    """Write files of one output into an existing folder; `Output` has the arguments.
 
-    `finished` is told of each file once it is complete, hashed and on disk, one after the other, from
-    another thread. `make` is asked, in this thread, for the tensors that have no base. `advance` is told of
-    bytes written, from any thread. Raises MergeError, naming the tensor, when a merged value is NaN or
-    infinite and `safe`; InputError when a file of the input ends too early.
+    Raises MergeError, naming the tensor, when a merged value is NaN or infinite and `safe`; InputError when a
+    file of the input ends too early.
     """
-    stop, tell, worker = threading.Event(), threading.Lock(), threading.local()
-    by_name = {shard.name: shard for shard in shards}
-    changed: set[str] = set()
+    output = Output(folder, shards, safe, finished, make)
+    write_outputs([output], advance=advance, threads=threads)
+    if output.error is not None:
+        raise output.error
 
-    def told(count: float) -> None:
-        with tell:
-            advance(count)
 
-    def buffer() -> memoryview:
-        if not hasattr(worker, "buffer"):
-            worker.buffer = memoryview(bytearray(BLOCK))
-        return worker.buffer  # type: ignore[no-any-return]
+def write_outputs(
+    outputs: Sequence[Output], *, advance: Advance, threads: int | None = None
+) -> None:
+    """Write the files of all outputs in one pass over their bases.
 
-    def sealed(name: str, digest: str) -> None:
-        keys = tuple(t.key for t, _ in by_name[name].tensors if t.key in changed)
-        finished(Finished(name, by_name[name].size, digest, keys))
+    An output that goes wrong is given up, its `error` says why, and the others go on. `advance` is told of
+    bytes written, from any thread. Raises what goes wrong with files that are complete.
+    """
+    of = {one.folder / shard.name: (one, shard) for one in outputs for shard in one.shards}
 
+    def sealed(path: Path, digest: str) -> None:
+        output, shard = of[path]
+        keys = tuple(tensor.key for tensor, _ in shard.tensors if tensor.key in output.changed)
+        output.finished(Finished(shard.name, shard.size, digest, keys))
+
+    sizes = {path: shard.size for path, (_, shard) in of.items()}
     with (
-        _opened(shards, folder) as files,
-        Sealing(files.outputs, {shard.name: shard.size for shard in shards}, sealed) as sealing,
+        _opened(outputs) as files,
+        Sealing(files.outputs, sizes, sealed) as sealing,
         ThreadPoolExecutor(threads or default_threads()) as pool,
     ):
-
-        def wrote(name: str, at: int, length: int) -> None:
-            sealing.wrote(name, at, length, buffer())
-
-        def do(item: Copied | ChangedRows) -> None:
-            if stop.is_set():
-                return
-            if isinstance(item, Copied):
-                _copy(item, files, buffer(), told)
-            elif change_rows(item, files, buffer(), told, safe=safe):
-                changed.add(item.tensor.key)
-            wrote(item.target, item.at, item.bytes)
-
+        work = _Pass({path: one for path, (one, _) in of.items()}, files, sealing, advance)
         try:
-            for shard in shards:
-                files.write(shard.name, memoryview(shard.header), 0)
-                wrote(shard.name, 0, len(shard.header))
-            futures = [pool.submit(do, item) for item in ranges(shards)]
-            if make is not None:
-                _write_made(shards, make, files, told, wrote, changed)
+            for path, (_, shard) in of.items():
+                work.write(path, memoryview(shard.header), 0)
+            futures = [pool.submit(work.do, item) for item in ranges(outputs)]
+            for output in outputs:
+                work.make(output)
             for future in wait(futures, return_when=FIRST_EXCEPTION).done:
                 future.result()
             sealing.wait()
         finally:
-            stop.set()
+            work.stopped = True
+
+
+class _Pass:
+    """What the threads of one pass share."""
+
+    def __init__(
+        self, of: Mapping[Path, Output], files: Files, sealing: Sealing, advance: Advance
+    ) -> None:
+        self.stopped = False
+        self._of, self._files, self._sealing, self._advance = of, files, sealing, advance
+        self._telling, self._own = threading.Lock(), threading.local()
+
+    def do(self, item: Range) -> None:
+        """Copy or change one range, for the outputs that still go on."""
+        if self.stopped:
+            return
+        if isinstance(item, Copied):
+            self._copy(item)
+        else:
+            self._change([one for one in item if self._of[one.target].error is None])
+
+    def make(self, output: Output) -> None:
+        """Have the tensors made that come from no file."""
+        places = {
+            tensor.key: (output.folder / shard.name, at, tensor)
+            for shard in output.shards
+            for tensor, at in shard.tensors
+            if tensor.base is None
+        }
+        if output.make is None or not places:
+            return
+        try:
+            for key, data, other in output.make([tensor for _, _, tensor in places.values()]):
+                path, at, tensor = places.pop(key)
+                assert len(data) == tensor.bytes, key
+                if other:
+                    output.changed.add(key)
+                self.write(path, data, at)
+                self._told(len(data))
+            assert not places, f"nothing made {next(iter(places))}"
+        except Exception as error:
+            output.error = error
+
+    def write(self, path: Path, data: memoryview, at: int) -> None:
+        """Write what is in memory."""
+        self._files.write(path, data, at)
+        self._wrote(path, at, len(data))
+
+    def _copy(self, item: Copied) -> None:
+        output = self._of[item.target]
+        if output.error is not None:
+            return
+        try:
+            _copy(item, self._files, self._buffer, self._told)
+        except Exception as error:
+            output.error = error
+        else:
+            self._wrote(item.target, item.at, item.bytes)
+
+    def _change(self, items: Sequence[ChangedRows]) -> None:
+        if not items:
+            return
+        try:
+            found = change_rows(items, self._files, self._buffer, self._told)
+        except Exception as error:
+            found = [error] * len(items)
+        for item, what in zip(items, found, strict=True):
+            output = self._of[item.target]
+            if isinstance(what, Exception):
+                output.error = what
+            elif output.safe and what & NOT_FINITE:
+                output.error = not_finite(item.tensor)
+            else:
+                if what & CHANGED:
+                    output.changed.add(item.tensor.key)
+                self._wrote(item.target, item.at, item.bytes)
+
+    def _wrote(self, path: Path, at: int, length: int) -> None:
+        self._sealing.wrote(path, at, length, self._buffer)
+
+    def _told(self, count: float) -> None:
+        with self._telling:
+            self._advance(count)
+
+    @property
+    def _buffer(self) -> memoryview:
+        """Of the thread that asks."""
+        if not hasattr(self._own, "buffer"):
+            self._own.buffer = memoryview(bytearray(BLOCK))
+        return self._own.buffer  # type: ignore[no-any-return]
 
 
 def default_threads() -> int:
@@ -102,42 +180,22 @@ def default_threads() -> int:
 
 
 @contextmanager
-def _opened(shards: Sequence[Shard], folder: Path) -> Iterator[Files]:
+def _opened(outputs: Sequence[Output]) -> Iterator[Files]:
     """The inputs, and the outputs in their full length."""
     with ExitStack() as stack:
 
         def opened(path: Path, mode: str) -> int:
             return stack.enter_context(open(path, mode, buffering=0)).fileno()
 
-        paths = {t.base.file for shard in shards for t, _ in shard.tensors if t.base is not None}
+        sizes = {one.folder / shard.name: shard.size for one in outputs for shard in one.shards}
+        tensors = (t for one in outputs for shard in one.shards for t, _ in shard.tensors)
+        paths = {tensor.base.file for tensor in tensors if tensor.base is not None}
         inputs = {path: opened(path, "rb") for path in paths}
-        outputs = {shard.name: opened(folder / shard.name, "x+b") for shard in shards}
-        files = Files(inputs, outputs, {name: threading.Lock() for name in outputs})
-        for shard in shards:
-            os.truncate(outputs[shard.name], shard.size)
+        written = {path: opened(path, "x+b") for path in sizes}
+        files = Files(inputs, written, {path: threading.Lock() for path in written})
+        for path, size in sizes.items():
+            os.truncate(written[path], size)
         yield files
-
-
-def _write_made(
-    shards: Sequence[Shard],
-    make: Make,
-    files: Files,
-    advance: Advance,
-    wrote: Wrote,
-    changed: set[str],
-) -> None:
-    places = {t.key: (s.name, at, t) for s in shards for t, at in s.tensors if t.base is None}
-    if not places:
-        return
-    for key, data, other in make([tensor for _, _, tensor in places.values()]):
-        name, at, tensor = places.pop(key)
-        assert len(data) == tensor.bytes, key
-        if other:
-            changed.add(key)
-        files.write(name, data, at)
-        wrote(name, at, len(data))
-        advance(len(data))
-    assert not places, f"nothing made {next(iter(places))}"
 
 
 def _copy(item: Copied, files: Files, buffer: memoryview, advance: Advance) -> None:

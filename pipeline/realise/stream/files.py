@@ -17,11 +17,11 @@ COPIED_IN_A_TURN = 8 << 20
 
 @dataclass(frozen=True)
 class Files:
-    """Descriptors of the inputs by path and of the outputs by name."""
+    """Descriptors of the inputs and of the outputs."""
 
     inputs: Mapping[Path, int]
-    outputs: Mapping[str, int]
-    turns: Mapping[str, threading.Lock]
+    outputs: Mapping[Path, int]
+    turns: Mapping[Path, threading.Lock]
     """Writers of one file take turns: the kernel lets only one in, and has the others burn a core each."""
 
     def read(self, path: Path, into: memoryview, at: int) -> None:
@@ -36,10 +36,10 @@ class Files:
                 )
             into, at = into[count:], at + count
 
-    def write(self, name: str, data: memoryview, at: int) -> None:
-        with self.turns[name]:
+    def write(self, path: Path, data: memoryview, at: int) -> None:
+        with self.turns[path]:
             while data:
-                count = os.pwrite(self.outputs[name], data, at)
+                count = os.pwrite(self.outputs[path], data, at)
                 data, at = data[count:], at + count
 
     def copy(self, item: Copied, done: int) -> int:

@@ -1,33 +1,38 @@
-"""Cut the output's files into ranges: what one thread does at a time.
+"""Cut the files of one or more outputs into ranges: what one thread does at a time.
 
-A range is a run of bytes that is only copied, or some rows of one weight that are changed on the way.
+A range is a run of bytes that is only copied, or some rows of one weight of the base that are changed on
+their way into every output that changes them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, zip_longest
+from itertools import chain, groupby, zip_longest
 from pathlib import Path
 
 from pipeline.accounting.layout import Shard, Stored, Tensor
+from pipeline.realise.stream.output import Output
 from pipeline.realise.stream.tiles import ROWS
 
 COPIED_AT_ONCE = 64 << 20
 CHANGED_AT_ONCE = 16 << 20
 """Bytes of one range: enough that threads seldom ask for the next, few enough that they end together."""
 ABREAST = 2
-"""Files that are written at a time. The kernel lets one thread into a file; a third file brings nothing."""
+"""Files of one output that are written at a time. The kernel lets one thread into a file; a third file
+brings nothing."""
+FACTORS_AT_ONCE = 32 << 20
+"""Bytes of the factors, as float32, that one range holds at most where it has several outputs."""
 
 
 @dataclass(frozen=True)
 class Copied:
-    """A run of bytes that goes from a file of the base to a file of the output."""
+    """A run of bytes that goes from a file of the base to a file of an output."""
 
     source: Path
     start: int
-    target: str
+    target: Path
     at: int
     length: int
 
@@ -39,12 +44,12 @@ class Copied:
 
 @dataclass(frozen=True)
 class ChangedRows:
-    """Some rows of a tensor that is changed on its way."""
+    """Some rows of a tensor that is changed on its way to a file of an output."""
 
     tensor: Tensor
     first: int
     count: int
-    target: str
+    target: Path
     at: int
     """Where the first row goes."""
 
@@ -68,32 +73,63 @@ class ChangedRows:
         return self.tensor.bytes // self.tensor.form.shape[0]
 
 
-def ranges(shards: Iterable[Shard]) -> Iterator[Copied | ChangedRows]:
-    """All that is to be written, file after file, and of `ABREAST` files in turns.
+Range = Copied | tuple[ChangedRows, ...]
+"""Rows are the same rows of the same tensor of the base, once for each output."""
 
-    Files that are finished early are hashed and on disk while others are written, and outlive a kill.
+
+def ranges(outputs: Sequence[Output]) -> Iterator[Range]:
+    """All that is to be written.
+
+    One output is written file after file, `ABREAST` of them in turns: files that are finished early are
+    hashed and on disk while others are written, and outlive a kill. Several are written in the order of the
+    base, so that what is read for one is at hand for the others.
     """
-    waiting = iter(shards)
-    lanes = [chain.from_iterable(map(_ranges, waiting)) for _ in range(ABREAST)]
+    if len(outputs) > 1:
+        pieces = (_pieces(shard, one.folder) for one in outputs for shard in one.shards)
+        yield from _cut(sorted(chain.from_iterable(pieces), key=_place))
+        return
+    waiting = iter([(shard, one.folder) for one in outputs for shard in one.shards])
+    lanes = [chain.from_iterable(_cut(_pieces(*one)) for one in waiting) for _ in range(ABREAST)]
     for abreast in zip_longest(*lanes):
         yield from filter(None, abreast)
 
 
-def _ranges(shard: Shard) -> Iterator[Copied | ChangedRows]:
+def _pieces(shard: Shard, folder: Path) -> Iterator[Copied | ChangedRows]:
+    """A file of an output: runs that are copied, and whole tensors that are changed."""
+    target = folder / shard.name
     run: Copied | None = None
     for tensor, at in shard.tensors:
         if tensor.base is None or not tensor.bytes:
             continue
         if not tensor.copied:
-            yield from _rows(tensor, shard.name, at)
+            yield ChangedRows(tensor, 0, tensor.form.shape[0], target, at)
             continue
-        here = Copied(tensor.base.file, tensor.base.info.start, shard.name, at, tensor.bytes)
+        here = Copied(tensor.base.file, tensor.base.info.start, target, at, tensor.bytes)
         if run and _continues(run, here):
             run = replace(run, length=run.length + here.length)
         else:
             yield from _split(run)
             run = here
     yield from _split(run)
+
+
+def _place(piece: Copied | ChangedRows) -> tuple[Path, int]:
+    """Where it is read."""
+    if isinstance(piece, Copied):
+        return piece.source, piece.start
+    return piece.base.file, piece.base.info.start
+
+
+def _cut(pieces: Iterable[Copied | ChangedRows]) -> Iterator[Range]:
+    for _, together in groupby(pieces, _place):
+        changed: list[ChangedRows] = []
+        for piece in together:
+            if isinstance(piece, Copied):
+                yield piece
+            else:
+                changed.append(piece)
+        for whole in _batches(changed):
+            yield from _rows(whole)
 
 
 def _continues(run: Copied, after: Copied) -> bool:
@@ -112,12 +148,30 @@ def _split(run: Copied | None) -> Iterator[Copied]:
         yield replace(run, start=run.start + offset, at=run.at + offset, length=length)
 
 
-def _rows(tensor: Tensor, target: str, at: int) -> Iterator[ChangedRows]:
-    rows = tensor.form.shape[0]
-    row_bytes = tensor.bytes // rows
-    step = max(1, CHANGED_AT_ONCE // row_bytes // ROWS) * ROWS
-    if tensor.through and tensor.through.double_quant:
+def _batches(changed: Sequence[ChangedRows]) -> Iterator[list[ChangedRows]]:
+    """As many outputs together as their factors have room, one at least."""
+    batch: list[ChangedRows] = []
+    room = FACTORS_AT_ONCE
+    for one in changed:
+        factors = (factor for delta in one.tensor.deltas for factor in (delta.a, delta.b))
+        takes = sum(4 * math.prod(factor.info.shape) for factor in factors)
+        if batch and takes > room:
+            yield batch
+            batch, room = [], FACTORS_AT_ONCE
+        batch.append(one)
+        room -= takes
+    if batch:
+        yield batch
+
+
+def _rows(whole: Sequence[ChangedRows]) -> Iterator[tuple[ChangedRows, ...]]:
+    rows = whole[0].count
+    step = max(1, CHANGED_AT_ONCE // max(one.row_bytes for one in whole) // ROWS) * ROWS
+    if any(one.tensor.through and one.tensor.through.double_quant for one in whole):
         step = rows  # its scales depend on the whole tensor
     for first in range(0, rows, step):
         count = min(step, rows - first)
-        yield ChangedRows(tensor, first, count, target, at + first * row_bytes)
+        yield tuple(
+            replace(one, first=first, count=count, at=one.at + first * one.row_bytes)
+            for one in whole
+        )

@@ -6,6 +6,7 @@ import heapq
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from threading import Lock
 from types import TracebackType
 
@@ -13,17 +14,17 @@ from blake3 import blake3
 
 
 class Sealing:
-    """The files of a stream, by name, on their way to be complete, hashed and on disk."""
+    """The files of a stream on their way to be complete, hashed and on disk."""
 
     def __init__(
         self,
-        descriptors: Mapping[str, int],
-        sizes: Mapping[str, int],
-        sealed: Callable[[str, str], None],
+        descriptors: Mapping[Path, int],
+        sizes: Mapping[Path, int],
+        sealed: Callable[[Path, str], None],
     ) -> None:
-        """`sealed` is told name and hash of each file once it is on disk, one file after the other."""
+        """`sealed` is told path and hash of each file once it is on disk, one file after the other."""
         self._descriptors = descriptors
-        self._fronts = {name: Front(at, sizes[name]) for name, at in descriptors.items()}
+        self._fronts = {path: Front(at, sizes[path]) for path, at in descriptors.items()}
         self._sealed = sealed
         self._pool = ThreadPoolExecutor(1)
         self._ends: list[Future[None]] = []
@@ -39,22 +40,22 @@ class Sealing:
     ) -> None:
         self._pool.shutdown(cancel_futures=error is not None)
 
-    def wrote(self, name: str, at: int, length: int, buffer: memoryview) -> None:
+    def wrote(self, path: Path, at: int, length: int, buffer: memoryview) -> None:
         """Note a range that is written, and hash what can be hashed by now. From any thread."""
-        front = self._fronts[name]
+        front = self._fronts[path]
         front.wrote(at, length)
         digest = front.follow(buffer)
         if digest is not None:
-            self._ends.append(self._pool.submit(self._seal, name, digest))
+            self._ends.append(self._pool.submit(self._seal, path, digest))
 
     def wait(self) -> None:
         """Until all that is complete is on disk; raises what went wrong with it."""
         for end in self._ends:
             end.result()
 
-    def _seal(self, name: str, digest: str) -> None:
-        os.fsync(self._descriptors[name])
-        self._sealed(name, digest)
+    def _seal(self, path: Path, digest: str) -> None:
+        os.fsync(self._descriptors[path])
+        self._sealed(path, digest)
 
 
 class Front:

@@ -52,12 +52,13 @@ def test_nothing_beyond_a_gap_is_hashed(tmp_path: Path) -> None:
 
 
 def test_what_goes_wrong_when_a_file_is_sealed_is_raised(tmp_path: Path) -> None:
-    def refuse(name: str, digest: str) -> None:
+    def refuse(path: Path, digest: str) -> None:
         raise OSError(28, "No space left on device")
 
-    with open(tmp_path / "x", "x+b", buffering=0) as file:
+    path = tmp_path / "x"
+    with open(path, "x+b", buffering=0) as file:
         file.write(b"ab")
-        with Sealing({"x": file.fileno()}, {"x": 2}, refuse) as sealing:
-            sealing.wrote("x", 0, 2, memoryview(bytearray(4)))
+        with Sealing({path: file.fileno()}, {path: 2}, refuse) as sealing:
+            sealing.wrote(path, 0, 2, memoryview(bytearray(4)))
             with pytest.raises(OSError, match="No space"):
                 sealing.wait()
