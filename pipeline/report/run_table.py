@@ -45,7 +45,7 @@ def print_run(record: Manifest) -> None:
 
 
 def print_end(record: Manifest, quiet: bool = False) -> None:
-    """The end of a run that was watched: the verdict and where everything lies.
+    """The end of a run that was watched: the verdict, what came out, and the page that tells more.
 
     When quiet, the folder alone, for scripts.
     """
@@ -56,7 +56,11 @@ def print_end(record: Manifest, quiet: bool = False) -> None:
     console.print()
     console.print(_verdict(record))
     _files(console, "out", record.outputs)
-    console.print(Text(f"  {printable(record.run_dir)}"), soft_wrap=True)
+    from pipeline.report.page import FILE_NAME
+
+    page = Path(record.run_dir, FILE_NAME)
+    place = str(page) if page.is_file() else record.run_dir
+    console.print(Text(f"  {printable(place)}"), soft_wrap=True)
 
 
 def _verdict(record: Manifest) -> Text:

@@ -126,6 +126,17 @@ def test_the_end_of_a_run_names_its_folder_on_a_line_of_its_own(
     assert f"  {long}" in capsys.readouterr().out.splitlines()
 
 
+def test_the_end_of_a_run_leads_to_its_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "report.html"
+    page.touch()
+
+    print_end(manifest(tmp_path))
+
+    assert f"  {page}" in capsys.readouterr().out.splitlines()
+
+
 def test_the_end_of_a_quiet_run_is_the_folder_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -187,5 +187,6 @@ _ERROR = _Kind(
     "How far the merged module's answer is from the base's plus the adapters' on random inputs.",
     "violet",
     lambda found: _number(found, "error"),
+    span=0.01,
 )
 _KINDS = (_DELTA, _KEPT, _ERROR)

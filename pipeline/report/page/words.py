@@ -48,8 +48,8 @@ def amount(name: str, value: Figure) -> str:
 
 
 def percent(value: float) -> str:
-    """Three digits: 0.832 %, 98 %. What is a little short of all is not rounded up to it."""
+    """Three digits: 0.832 %, 98 %. What is a little short of all is not rounded up to it: 99.98 %."""
     if math.isinf(value):
         return "infinite"
-    text = f"{value * 100:.3g} %"
-    return "over 99.9 %" if text == "100 %" and value < 1 else text
+    text = f"{value * 100:.3g}"
+    return f"{min(value * 100, 99.99):.2f} %" if text == "100" and value < 1 else f"{text} %"

@@ -38,10 +38,11 @@ def test_a_delta_that_is_there_twice_is_as_wrong_as_one_that_is_lost() -> None:
     assert [cell.strength for cell in kept.cells] == [1.0, 0.0, 1.0]
 
 
-def test_small_losses_have_faint_colours() -> None:
-    (kept,) = heat_maps({"layers.0.q": {"delta_kept": 0.99}})
+def test_harmless_roundings_have_faint_colours() -> None:
+    kept, error = heat_maps({"layers.0.q": {"delta_kept": 0.99, "error": 0.0017}})
 
     assert kept.cells[0].strength < 0.03
+    assert error.cells[0].strength < 0.2
 
 
 def test_experts_share_a_cell_which_shows_the_worst_of_them() -> None:

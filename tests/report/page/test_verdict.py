@@ -91,4 +91,4 @@ def test_a_run_that_did_not_end_says_how_far_it_came(
 def test_a_figure_that_is_short_of_all_is_not_told_as_all(tmp_path: Path) -> None:
     said = verdict(ended(tmp_path, SAVE, step("verify", metrics={"top1": 0.99999})))
 
-    assert said.details == ("verify: the same likeliest token at over 99.9 % of the positions.",)
+    assert said.details == ("verify: the same likeliest token at 99.99 % of the positions.",)
