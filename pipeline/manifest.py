@@ -94,6 +94,8 @@ class StepRecord(_Record):
     peak_memory_bytes: int | None = None
     """Most resident memory of the process during the step."""
     metrics: dict[str, Figure] = Field(default_factory=dict)
+    bounds: dict[str, Figure] = Field(default_factory=dict)
+    """What the metrics of these names were held against."""
     modules: dict[str, dict[str, Figure]] = Field(default_factory=dict)
     """Figures of single modules, by the module's name in the model, as `model.layers.0.mlp.up_proj`."""
     notes: list[str] = Field(default_factory=list)

@@ -126,6 +126,11 @@ class RunContext:
         """
         self.record.metrics |= manifest.for_json(figures)
 
+    def bounds(self, bounds: Mapping[str, float | None]) -> None:
+        """Record what figures of the same names are held against; None is no bound."""
+        given = {name: bound for name, bound in bounds.items() if bound is not None}
+        self.record.bounds |= manifest.for_json(given)
+
     def modules(self, figures: Mapping[str, Mapping[str, Figure]]) -> None:
         """Record figures of single modules, by the module's name; the page draws them by layer."""
         self.record.modules |= {name: manifest.for_json(found) for name, found in figures.items()}

@@ -351,6 +351,11 @@ def test_figures_that_json_cannot_hold_are_words(steps: Steps) -> None:
     assert metrics == {"perplexity": "inf", "loss": "nan", "kl": 0.5}
 
 
+def test_a_bound_that_is_none_is_not_recorded(steps: Steps) -> None:
+    steps(prove=lambda run: run.bounds({"error": 0.05, "kl": None}))
+    assert steps.manifest.steps[0].bounds == {"error": 0.05}
+
+
 def test_figures_of_modules_stand_by_their_names(steps: Steps) -> None:
     def prove(run: RunContext) -> None:
         run.modules({"layers.0.q_proj": {"error": 0.25, "kept": float("nan")}})

@@ -151,15 +151,14 @@ def _has_a_section(step: StepRecord) -> bool:
 
 def _figures(step: StepRecord) -> tuple[Said, ...]:
     """The figures of a step, each with the bound that it was held against."""
-    bounds = {
-        name.removeprefix("bound."): amount(name, value)
-        for name, value in step.metrics.items()
-        if name.startswith("bound.") and value is not None
-    }
     return tuple(
-        Said(label(name), amount(name, value), bounds.get(name, ""))
+        Said(
+            label(name),
+            amount(name, value),
+            amount(name, step.bounds[name]) if name in step.bounds else "",
+        )
         for name, value in step.metrics.items()
-        if value is not None and not name.startswith("bound.")
+        if value is not None
     )
 
 

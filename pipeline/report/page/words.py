@@ -14,6 +14,7 @@ _LABELS = {
     "max_diff": "largest difference of a logit",
     "mean_diff": "mean difference of the logits",
     "kept": "adapters' effect that is kept",
+    "same_text": "tokens written alike, at least",
     "positions": "positions compared",
     "modules": "modules compared",
     "module_error": "largest error of a module",

@@ -81,7 +81,7 @@ def test_the_page_has_the_figures_of_the_manifest_and_what_they_were_held_agains
         "org/base: LlamaForCausalLM (nf4), 900 MB on disk",
         "verify ✓ done time 1 min 00 s memory 7.0 GB",
         "checked 290 tensors against config, index and tokenizer settings",
-        "largest error of a module 25 %",
+        "largest error of a module 25 % bound: 30 %",
         "base org/base at dddddddddddd 900 MB, 1 file",
         "adapter /home/ada/style/ 4.2 MB, 1 file",
         "model.safetensors 800 MB " + "1" * 64,
