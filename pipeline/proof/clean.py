@@ -31,6 +31,8 @@ class Answers:
     """For each prompt (positions, classes), float32."""
     token_ids: list[list[int]]
     """As the folder's own tokenizer made them."""
+    written: list[list[int]]
+    """How the model continues each prompt; none where it does not write."""
     dtype: Dtype
     """What the saved model computes in."""
 
@@ -57,10 +59,16 @@ def ask(request: Request, scratch: Path) -> Answers:
                 fix="the whole message is in the run's log",
             )
         with safe_open(request.output, framework="pt") as file:
-            count = sum(name.startswith("logits.") for name in file.keys())  # noqa: SIM118
+            held = set(file.keys())
+            count = sum(name.startswith("logits.") for name in held)
             return Answers(
                 logits=[file.get_tensor(f"logits.{i}") for i in range(count)],
                 token_ids=[file.get_tensor(f"ids.{i}").tolist() for i in range(count)],
+                written=[
+                    file.get_tensor(f"written.{i}").tolist()
+                    for i in range(count)
+                    if f"written.{i}" in held
+                ],
                 dtype=cast(Dtype, file.metadata()["dtype"]),
             )
 

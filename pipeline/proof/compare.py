@@ -23,6 +23,8 @@ class Difference:
     """Share of positions whose likeliest class is the same, or as likely within `near`."""
     max_diff: float
     """Largest absolute difference of a logit."""
+    mean_diff: float
+    """Mean absolute difference."""
     worst: tuple[int, int]
     """Prompt and position (both from 0) where the error is largest."""
     positions: int
@@ -39,13 +41,15 @@ def compare(
     """
     import torch
 
-    squares, spread, kls, agree, largest = 0.0, 0.0, 0.0, 0, 0.0
+    squares, spread, kls, agree, largest, total, numbers = 0.0, 0.0, 0.0, 0, 0.0, 0.0, 0
     worst, worst_at, positions = -1.0, (0, 0), 0
     for prompt, (a, b) in enumerate(zip(reference, other, strict=True)):
         a, b = a.double(), b.double()
         if not (torch.isfinite(a).all() and torch.isfinite(b).all()):
             bad = (~(torch.isfinite(a) & torch.isfinite(b)).all(dim=-1)).nonzero()[0].item()
-            return Difference(math.inf, math.inf, 0.0, math.inf, (prompt, int(bad)), len(a))
+            return Difference(
+                math.inf, math.inf, 0.0, math.inf, math.inf, (prompt, int(bad)), len(a)
+            )
         centred = a - a.mean(dim=-1, keepdim=True) if a.shape[-1] > 1 else a
         by_row = (a - b).square().sum(dim=-1)
         squares += by_row.sum().item()
@@ -55,6 +59,7 @@ def compare(
         gap = a.amax(dim=-1) - a.gather(-1, b.argmax(dim=-1, keepdim=True))[:, 0]
         agree += int((gap <= near * centred.square().mean(dim=-1).sqrt()).sum())
         largest = max(largest, (a - b).abs().amax().item())
+        total, numbers = total + (a - b).abs().sum().item(), numbers + a.numel()
         if by_row.amax().item() > worst:
             worst, worst_at = by_row.amax().item(), (prompt, int(by_row.argmax()))
         positions += len(a)
@@ -63,6 +68,7 @@ def compare(
         kl=max(kls / positions, 0.0),
         top1=agree / positions,
         max_diff=largest,
+        mean_diff=total / numbers,
         worst=worst_at,
         positions=positions,
     )

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.blueprint import Base, Placement, Task
 from pipeline.errors import InputError, MergelineError
 from pipeline.proof.device import input_device
+from pipeline.proof.write import own_generation_config
 
 if TYPE_CHECKING:
     import torch
@@ -37,6 +38,8 @@ class Request:
     prompts: tuple[str, ...] = ()
     token_ids: tuple[tuple[int, ...], ...] = ()
     """In place of prompts, for a folder without a tokenizer."""
+    new_tokens: int = 0
+    """How far to continue each prompt, for a model that writes."""
     threads: int = 1
     """As many as the other side uses: sums may come out otherwise with another number."""
 
@@ -81,6 +84,30 @@ def answers(model: Any, task: Task, token_ids: Sequence[Sequence[int]]) -> list[
         else:
             rows = out.logits[0] if out.logits.dim() == 3 else out.logits
         made.append(rows.float().cpu().contiguous())
+    return made
+
+
+def continuations(
+    model: Any, task: Task, token_ids: Sequence[Sequence[int]], count: int
+) -> list[list[int]]:
+    """The `count` tokens that a model that writes goes on with, always the likeliest; else nothing."""
+    import torch
+
+    longest = _positions(model) - count
+    if task not in ("causal_lm", "seq2seq_lm") or longest < 1 or not count:
+        return []
+    device, made = input_device(model), []
+    for ids in token_ids:
+        inputs = torch.tensor([list(ids)[:longest]], device=device)
+        with torch.inference_mode(), own_generation_config(model, 0):
+            written = model.generate(
+                input_ids=inputs,
+                attention_mask=torch.ones_like(inputs),
+                min_new_tokens=count,
+                max_new_tokens=count,
+                do_sample=False,
+            )
+        made.append(written[0, -count:].tolist())
     return made
 
 
@@ -140,6 +167,8 @@ def main(request_file: str) -> int:
         ids = tokenized(tokenizer, request.prompts)
     tensors = {f"logits.{i}": rows for i, rows in enumerate(answers(loaded.model, base.task, ids))}
     tensors |= {f"ids.{i}": torch.tensor(row) for i, row in enumerate(ids)}
+    written = continuations(loaded.model, base.task, ids, request.new_tokens)
+    tensors |= {f"written.{i}": torch.tensor(row) for i, row in enumerate(written)}
     if sys.modules["peft"] is not None or any(name.startswith("peft.") for name in sys.modules):
         raise RuntimeError("peft was imported on the way")
     dtype = str(loaded.model.dtype).removeprefix("torch.")

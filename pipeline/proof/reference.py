@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pipeline.blueprint import Dtype, Folder, Quantization
 from pipeline.errors import InputError
-from pipeline.proof.logits import Request, answers, tokenized
+from pipeline.proof.logits import Request, answers, continuations, tokenized
 from pipeline.proof.prompts import BUILT_IN
 
 if TYPE_CHECKING:
     import torch
 
     from pipeline.run import RunContext
+
+
+NEW_TOKENS = 16
+"""By which each prompt is continued."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,8 @@ class Reference:
     """For each prompt (positions, classes), float32."""
     without_adapters: list[torch.Tensor] | None
     """The same with the adapters off; None when there are none."""
+    written: list[list[int]]
+    """How the model continues each prompt with its likeliest tokens; none where it does not write."""
     dtype: Dtype
     """What the trained model computes in."""
     quantization: Quantization | None
@@ -50,6 +56,7 @@ def listen(run: RunContext, folder: Folder, prompts: Sequence[str]) -> tuple[Ref
             trained.base, model=str(folder.path), revision=None, dtype=None, quantization=None
         ),
         device=run.recipe.device,
+        new_tokens=NEW_TOKENS,
         threads=torch.get_num_threads(),
     )
     try:
@@ -64,6 +71,7 @@ def listen(run: RunContext, folder: Folder, prompts: Sequence[str]) -> tuple[Ref
         request = replace(request, token_ids=tuple(map(tuple, ids)))
     task = trained.base.task
     logits = answers(live.model, task, ids)
+    written = continuations(live.model, task, ids, NEW_TOKENS)
     without = None
     if trained.adapters:
         with live.model.disable_adapter():
@@ -74,7 +82,7 @@ def listen(run: RunContext, folder: Folder, prompts: Sequence[str]) -> tuple[Ref
     del live
     run.release()
     held = trained.base.quantization if trained.quantized else None
-    return Reference(texts, ids, logits, without, dtype, held, layers), request
+    return Reference(texts, ids, logits, without, written, dtype, held, layers), request
 
 
 def _random_tokens(model: Any) -> list[list[int]]:

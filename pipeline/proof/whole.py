@@ -27,6 +27,8 @@ class WholeProof:
     found: Difference
     kept: float | None
     """Share of what the adapters changed in the logits that is left; None where that means nothing."""
+    same_text: int | None
+    """Tokens for which the continuations of all prompts are the same; None of a model that does not write."""
     worst: str
     """The position where the error is largest, in words."""
     default: Tolerance
@@ -51,7 +53,14 @@ def prove_whole(run: RunContext, folder: Folder, prompts: Sequence[str]) -> Whol
         kept = max(0.0, 1 - found.error / effect.error) if effect.error else None
     prompt, position = found.worst
     worst = f"position {position} of the prompt {trained.texts[prompt][:60]!r}"
-    return WholeProof(found, kept, worst, default)
+    pairs = list(zip(trained.written, saved.written, strict=True))
+    same_text = min((_same_start(a, b) for a, b in pairs), default=None)
+    return WholeProof(found, kept, same_text, worst, default)
+
+
+def _same_start(a: Sequence[int], b: Sequence[int]) -> int:
+    differ = (n for n, (one, other) in enumerate(zip(a, b, strict=True)) if one != other)
+    return next(differ, len(a))
 
 
 def lacks_memory(blueprint: Blueprint, device: str) -> str | None:

@@ -61,7 +61,8 @@ class Writer:
         if not ids.numel():
             first = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id, 0)
             ids = torch.tensor([[next(i for i in first if i is not None)]], device=device)
-        with torch.inference_mode(), _own_generation_config(self.model, self.tokenizer):
+        pad = self.tokenizer.pad_token_id
+        with torch.inference_mode(), own_generation_config(self.model, pad):
             written = self.model.generate(
                 input_ids=ids,
                 attention_mask=torch.ones_like(ids),
@@ -74,11 +75,11 @@ class Writer:
 
 
 @contextmanager
-def _own_generation_config(model: Any, tokenizer: Any) -> Iterator[None]:
+def own_generation_config(model: Any, pad: int | None) -> Iterator[None]:
     """Set aside what the model's author chose for sampling (temperature, penalties, ...) for a while.
 
     transformers mixes the model's own generation config into every call, so a greedy call would take on
-    its penalties and warn about its temperature.
+    its penalties and warn about its temperature. `pad` is the token to fill up with, if the model has none.
     """
     from transformers import GenerationConfig
 
@@ -86,7 +87,7 @@ def _own_generation_config(model: Any, tokenizer: Any) -> Iterator[None]:
     before = inner.generation_config
     own = GenerationConfig(**{name: getattr(before, name, None) for name in _KEPT})
     if own.pad_token_id is None:
-        own.pad_token_id = tokenizer.pad_token_id
+        own.pad_token_id = pad
     if own.pad_token_id is None:
         ends = own.eos_token_id
         own.pad_token_id = ends[0] if isinstance(ends, list) else ends

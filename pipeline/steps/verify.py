@@ -165,7 +165,9 @@ def _compare_whole(settings: VerifySettings, run: RunContext, folder: Folder) ->
             "kl": found.kl,
             "top1": found.top1,
             "max_diff": found.max_diff,
+            "mean_diff": found.mean_diff,
             "kept": kept,
+            "same_text": proof.same_text,
             "positions": found.positions,
         }
     )
@@ -173,8 +175,19 @@ def _compare_whole(settings: VerifySettings, run: RunContext, folder: Folder) ->
         f"{target_of(folder.path).name} against the trained model, {found.positions} positions: error "
         f"{found.error:.2%}, KL {found.kl:.2g}, top-1 {found.top1:.1%}"
         + ("" if kept is None else f", {kept:.1%} of the adapters' effect kept")
+        + ("" if proof.same_text is None else f"; same text for {proof.same_text} tokens and more")
     )
-    outside = _asked(settings, proof.default).broken_by(found, kept)
+    bounds = _asked(settings, proof.default)
+    run.bounds(
+        {
+            "error": bounds.max_error,
+            "kl": bounds.max_kl,
+            "top1": bounds.min_top1,
+            "max_diff": bounds.max_diff,
+            "kept": bounds.min_kept,
+        }
+    )
+    outside = bounds.broken_by(found, kept)
     return [*outside, f"worst at {proof.worst}"] if outside else []
 
 
@@ -198,6 +211,7 @@ def _compare_modules(settings: VerifySettings, run: RunContext, folder: Folder) 
     run.note(module_table(found))
     adapters = len(folder.blueprint.folds[-1].adapters)
     bounds = _asked(settings, default_module_tolerance(proof.dtypes, adapters))
+    run.bounds({"module_error": bounds.max_module_error, "delta_kept": bounds.min_delta_kept})
     broken = {one.name: said for one in found if (said := bounds.broken_by(one))}
     lost = bounds.lost(found)
     return [

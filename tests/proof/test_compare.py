@@ -25,6 +25,7 @@ def test_figures_are_those_of_their_definitions() -> None:
     ).sum(-1)
     assert found.kl == pytest.approx(kl.mean().item(), rel=1e-4)
     assert found.max_diff == pytest.approx(0.3, rel=1e-5)
+    assert found.mean_diff == pytest.approx(0.1, rel=1e-5)
     assert found.worst == (0, 1)
 
 

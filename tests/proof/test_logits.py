@@ -12,7 +12,7 @@ import torch
 from pipeline.blueprint import Base, Placement
 from pipeline.errors import VerificationError
 from pipeline.proof.clean import ask
-from pipeline.proof.logits import Request, answers, main, tokenized
+from pipeline.proof.logits import Request, answers, continuations, main, tokenized
 
 ROOT = Path(__file__).parents[2]
 
@@ -85,3 +85,19 @@ def test_long_prompts_are_cut_to_the_positions_of_the_model(
     model = AutoModelForCausalLM.from_pretrained(base_model("gpt2"))
     (rows,) = answers(model, "causal_lm", [[7] * 200])
     assert rows.shape == (62, 320)
+
+
+def test_a_model_goes_on_with_its_likeliest_tokens_whatever_its_own_generation_config_says(
+    base_model: Callable[..., Path],
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(base_model("llama", initializer_range=0.1))
+    model.generation_config.repetition_penalty = 5.0
+    ids, expected = [5, 6, 7], []
+    for _ in range(8):
+        (logits,) = answers(model, "causal_lm", [ids + expected])
+        expected.append(int(logits[-1].argmax()))
+    assert continuations(model, "causal_lm", [ids], 8) == [expected]
+    assert continuations(model, "feature_extraction", [ids], 8) == []
+    assert continuations(model, "causal_lm", [ids], 0) == []

@@ -48,8 +48,12 @@ def test_a_right_merge_passes(session: Session, merged: Path) -> None:
     tokens = session.run.live().tokenizer(PROMPTS)["input_ids"]
     assert record.metrics["positions"] == sum(map(len, tokens))
     assert record.metrics["top1"] == 1.0
+    assert record.metrics["same_text"] == 16
+    assert 0 < record.metrics["mean_diff"] < record.metrics["max_diff"]  # type: ignore[operator]
     assert 0 < record.metrics["error"] < 0.04  # type: ignore[operator]
     assert record.metrics["kept"] > 0.9  # type: ignore[operator]
+    assert record.bounds["error"] > record.metrics["error"]  # type: ignore[operator]
+    assert {"kl", "top1", "kept", "module_error", "delta_kept"} < set(record.bounds)
     assert record.notes[0].startswith("merged against the trained model")
     assert [path.name for path in session.run.dir.iterdir()] == ["merged"]
 
@@ -64,6 +68,7 @@ def test_a_merge_without_its_adapter_fails_and_says_where_it_is_worst(
     assert caught.value.where == str(merged)
     assert f"of the prompt {PROMPTS[0]!r}" in caught.value.what
     assert session.run.record.metrics["kept"] < 0.3  # type: ignore[operator]
+    assert session.run.record.metrics["same_text"] < 16  # type: ignore[operator]
 
 
 def test_a_tensor_that_is_missing_is_named(session: Session, merged: Path) -> None:
