@@ -34,8 +34,9 @@ class VerifySettings:
     memory, or `both`. `auto` is both, without the whole model where it does not fit in memory."""
     publish: Literal["proven", "always"] = "proven"
     """Whether a folder of this recipe gets its name only when it has passed, or in any case."""
-    prompts: list[str] = field(default_factory=list)
-    """Texts on which to compare; by default some that exercise tokenizer and model."""
+    prompts: str | list[str] = field(default_factory=list)
+    """Texts on which to compare, or a file with one on each line; by default some that exercise tokenizer and
+    model."""
     max_error: Bound = "auto"
     """Largest relative error: the norm of the difference of the logits over the norm of the logits."""
     max_kl: Bound = "auto"
@@ -73,6 +74,13 @@ def verify(settings: VerifySettings, state: State) -> State:
             fix="name a folder that `save` wrote, or leave `folder` out",
             key="folder",
         )
+    if isinstance(settings.prompts, str) and not _lines(settings.prompts):
+        raise Refused(
+            f"{settings.prompts} is no text file with lines",
+            fix="name a file with a prompt on each line, or list the prompts",
+            key="prompts",
+            otherwise=state,
+        )
     if settings.proof == "modules" and not folder.blueprint.folds:
         raise Refused(
             "no adapter was merged, so there are no merged modules",
@@ -81,6 +89,15 @@ def verify(settings: VerifySettings, state: State) -> State:
             otherwise=state,
         )
     return state.with_judged(folder.path) if known and settings.publish == "proven" else state
+
+
+def _lines(file: str) -> list[str]:
+    try:
+        return [
+            line for line in Path(file).read_text(encoding="utf-8").splitlines() if line.strip()
+        ]
+    except (OSError, UnicodeDecodeError):
+        return []
 
 
 def _folder(settings: VerifySettings, state: State) -> Folder:
@@ -157,7 +174,11 @@ def _compare_whole(settings: VerifySettings, run: RunContext, folder: Folder) ->
     from pipeline.checkpoint.beside import target_of
     from pipeline.proof.whole import prove_whole
 
-    proof = prove_whole(run, folder, settings.prompts)
+    prompts = settings.prompts
+    if isinstance(prompts, str):
+        run.used(Path(prompts))
+        prompts = _lines(prompts)
+    proof = prove_whole(run, folder, prompts)
     found, kept = proof.found, proof.kept
     run.metrics(
         {

@@ -5,7 +5,9 @@ import math
 from pipeline.proof.compare import Difference
 from pipeline.proof.tolerance import Tolerance
 
-FINE = Difference(error=0.01, kl=0.001, top1=0.99, max_diff=0.2, mean_diff=0.1, worst=(0, 0), positions=9)
+FINE = Difference(
+    error=0.01, kl=0.001, top1=0.99, max_diff=0.2, mean_diff=0.1, worst=(0, 0), positions=9
+)
 BOUNDS = Tolerance(max_error=0.02, max_kl=0.002, min_top1=0.9, max_diff=0.3, min_kept=0.5)
 
 
@@ -14,7 +16,9 @@ def test_figures_within_the_bounds_break_none() -> None:
 
 
 def test_each_bound_that_is_broken_is_named_with_figure_and_bound() -> None:
-    far = Difference(error=0.5, kl=0.1, top1=0.2, max_diff=4.0, mean_diff=1.0, worst=(0, 0), positions=9)
+    far = Difference(
+        error=0.5, kl=0.1, top1=0.2, max_diff=4.0, mean_diff=1.0, worst=(0, 0), positions=9
+    )
     assert BOUNDS.broken_by(far, kept=0.1) == [
         "relative error 0.5, at most 0.02 is allowed",
         "mean KL 0.1, at most 0.002 is allowed",

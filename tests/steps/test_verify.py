@@ -58,6 +58,17 @@ def test_a_right_merge_passes(session: Session, merged: Path) -> None:
     assert [path.name for path in session.run.dir.iterdir()] == ["merged"]
 
 
+def test_prompts_may_be_lines_of_a_file(session: Session, merged: Path, tmp_path: Path) -> None:
+    file = tmp_path / "prompts.txt"
+    file.write_text(f"{PROMPTS[0]}\n\n{PROMPTS[1]}\n")
+    from_file = session.do("verify", proof="model", prompts=str(file))
+    assert session.run.take_used()[0].path == str(file)
+    listed = session.do("verify", proof="model", prompts=PROMPTS)
+    assert from_file.metrics == listed.metrics
+    with pytest.raises(Refused, match="no text file"):
+        session.describe("verify", prompts=str(tmp_path / "nowhere.txt"))
+
+
 def test_a_merge_without_its_adapter_fails_and_says_where_it_is_worst(
     session: Session, base_model: Base, merged: Path
 ) -> None:
