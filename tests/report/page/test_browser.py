@@ -12,7 +12,7 @@ import pytest
 from pipeline.manifest import Manifest
 from pipeline.report.page import write_page
 from tests.fixtures.browser import MISSING, Browser, chromium
-from tests.fixtures.manifests import failed, manifest
+from tests.fixtures.manifests import failed, manifest, modules
 
 pytestmark = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
 
@@ -143,6 +143,16 @@ def test_paper_has_what_is_folded_up_on_the_screen(browser: Browser, page: Path)
 
     assert browser.run(folded) == 0
     assert browser.pdf().startswith(b"%PDF")
+
+
+def test_a_deep_model_fits_on_paper(browser: Browser, tmp_path: Path) -> None:
+    record = manifest(tmp_path)
+    next(step for step in record.steps if step.id == "verify").modules = modules(layers=80)
+
+    browser.open(page_of(record), print=True, width=720)
+    browser.run("dispatchEvent(new Event('beforeprint'))")
+
+    assert browser.run("return document.documentElement.scrollWidth") <= 720
 
 
 def test_pictures_have_names_and_headings_have_their_order(browser: Browser, page: Path) -> None:
