@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Mapping
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -22,17 +23,23 @@ _LONGEST = 4000
 """Characters of what is told: less than a pipe holds, so that nobody has to wait for it to be read."""
 
 
-def main(request: Request, folder: str, sweep: Connection) -> None:
+def main(
+    request: Request, folder: str, sweep: Connection, cwd: str, environment: Mapping[str, str]
+) -> None:
     """Run a job; its manifest says how it ended. `sweep` is told, in words, what kept it from having one.
 
-    A word from there, or the end of the other side, asks the job to end.
+    A word from there, or the end of the other side, asks the job to end. This process is forked from one
+    that serves many jobs: where it is, and its environment, are its own job's.
     """
     # A signal to all that the terminal started is for the sweep, which then asks each job once.
     os.setpgid(0, 0)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_when_asked, args=(sweep,), daemon=True).start()
     _write_to(Path(folder) / OUTPUT)
+    os.environ.clear()
+    os.environ.update(environment)
     try:
+        os.chdir(cwd)
         jobs.run_one(request)
     except BaseException as error:
         why = redact_text(str(error) or type(error).__name__)

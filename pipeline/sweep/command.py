@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import time
@@ -17,9 +16,10 @@ from pipeline.arguments import (
     parser_of,
     request_of,
 )
+from pipeline.sweep.means import add_means, means_of
 from pipeline.sweep.prepare import Asked, PlannedJob, SweepPlan, prepare
 from pipeline.sweep.status import SweepStatus, read_status
-from pipeline.sweep.supervise import run_sweep
+from pipeline.sweep.supervise import Means, run_sweep
 
 if TYPE_CHECKING:
     from pipeline.recipe.hydra_app import Request
@@ -33,6 +33,10 @@ values, each combination of which is a job:
   params.adapter=glob(adapters/*)      what matches, here folders
 other overrides are the same in all jobs; hydra.sweep.dir=DIR is the sweep's folder, by default
 outputs/<recipe>/sweep-<hash of the command>. The same command goes on where it ended.
+
+where jobs run, and what each of them needs, unless its plan is right about it:
+  --launcher ray launcher.address=auto              options of the launcher
+  resources.cpus=4 resources.gpus=1 resources.memory=16GB
 
 exit codes: 0 all jobs are done; 1 some are not; 2 something is wrong, and nothing was run;
             130 interrupted (Ctrl-C, SIGTERM)
@@ -50,8 +54,7 @@ def main(words: list[str], quiet: bool) -> int:
     )
     parser.add_argument("--plan", action="store_true", help="say what would run, and why")
     parser.add_argument("--force", action="store_true", help="do again what is done")
-    parser.add_argument("--fail-fast", action="store_true", help="stop at the first failure")
-    parser.add_argument("--workers", type=_count, default=1, metavar="N", help="jobs at a time (1)")
+    add_means(parser)
     parser.add_argument("--json", action="store_true", help="with --plan or --status: as JSON")
     if "--status" in words:
         parser.usage = "mergeline sweep --status DIR [--json]"
@@ -63,18 +66,19 @@ def main(words: list[str], quiet: bool) -> int:
     args = parser.parse_intermixed_args(words)
     if args.json and not args.plan:
         parser.error("--json goes with --plan or --status")
+    means = means_of(args)
     asked = Asked(request_of(args), args.jobs, args.zip, args.force)
     if args.plan:
         return _plan(asked, as_json=args.json)
-    return _run(asked, quiet, workers=args.workers, fail_fast=args.fail_fast)
+    return _run(asked, quiet, means)
 
 
 def run_grid(request: Request, quiet: bool) -> int:
     """`mergeline run -m`: a sweep as it is without options."""
-    return _run(Asked(request), quiet)
+    return _run(Asked(request), quiet, Means())
 
 
-def _run(asked: Asked, quiet: bool, *, workers: int = 1, fail_fast: bool = False) -> int:
+def _run(asked: Asked, quiet: bool, means: Means) -> int:
     from pipeline.report.sweep_table import print_sweep, tell_job
 
     plan = _prepare(asked, quiet)
@@ -88,7 +92,7 @@ def _run(asked: Asked, quiet: bool, *, workers: int = 1, fail_fast: bool = False
         if not quiet or line.status == "failed":
             tell_job(number[job.recipe.fingerprint], len(plan.jobs), job, line)
 
-    ending = run_sweep(asked, plan, tell, workers=workers, fail_fast=fail_fast)
+    ending = run_sweep(asked, plan, tell, means)
     if quiet:
         print(plan.folder)
     else:
@@ -138,9 +142,3 @@ def _watch(status: SweepStatus) -> None:
             time.sleep(_SECONDS_BETWEEN_LOOKS)
             status = read_status(Path(status.folder))
             live.update(sweep_table(status), refresh=True)
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a number from 1 on, got {text!r}")
-    return int(text)

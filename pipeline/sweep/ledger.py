@@ -108,19 +108,26 @@ class Ledger:
 
     def read(self) -> list[Line]:
         """All lines that are whole, the oldest first; none where there is no ledger yet."""
+        return self.read_on(0)[0]
+
+    def read_on(self, start: int) -> tuple[list[Line], int]:
+        """The lines that are whole from a byte on, and the byte to go on from. Raises InputError."""
         try:
-            text = self.file.read_bytes().decode("utf-8", errors="replace")
+            with self.file.open("rb") as stream:
+                stream.seek(start)
+                data = stream.read()
         except FileNotFoundError:
-            return []
+            return [], start
         except OSError as error:
             raise InputError(f"cannot be read: {error.strerror}", where=self.file) from error
+        data = data[: data.rfind(b"\n") + 1]
         lines = []
-        for line in text.split("\n"):
+        for line in data.decode("utf-8", errors="replace").split("\n"):
             try:
                 lines.append(_LINE.validate_json(line))
             except ValidationError:
                 continue
-        return lines
+        return lines, start + len(data)
 
 
 def attempts(lines: Sequence[Line]) -> dict[str, dict[str, JobLine]]:

@@ -1,175 +1,179 @@
-"""Run the jobs of a sweep, each in a process of its own, so that none can take another down."""
+"""Run the jobs of a sweep through a launcher: none can take another down, and the ledger knows each."""
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import shutil
 import signal
+import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from multiprocessing import forkserver
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
 from pipeline.checkpoint.lock import only_writer
-from pipeline.errors import InputError, OutputError
-from pipeline.manifest import ErrorRecord, read_manifest
-from pipeline.steps import all_steps
-from pipeline.sweep import child
+from pipeline.errors import MergelineError
+from pipeline.sweep.launchers import LAUNCHERS, Handle, Launcher, Options, Start
 from pipeline.sweep.ledger import FILE_NAME, Ending, JobLine, Ledger, Listed, SweepLine
+from pipeline.sweep.orders import Order, Orders
 from pipeline.sweep.prepare import Asked, PlannedJob, SweepPlan, prepare
+from pipeline.sweep.resources import Asked as AskedResources
+from pipeline.sweep.resources import resources_of
+from pipeline.sweep.task import Task, as_recorded, make_folder
 
 Tell = Callable[[PlannedJob, JobLine], None]
 """Is told when a job begins and when it ends."""
 
-_PRELOADED = ("pipeline.sweep.child", "pipeline.plan", "pipeline.run", "pipeline.report.terminal")
-"""Imported once, with the steps, in the process that those of the jobs are forked from: nothing that starts
-threads, which a fork would lose."""
+_SECONDS_BETWEEN_LOOKS = 0.03
 
 
-@dataclass
-class _Running:
-    job: PlannedJob
-    process: BaseProcess
-    talk: Connection
-    """It says what kept it from having a manifest; a word, or our end, asks it to end."""
-    started: float
+@dataclass(frozen=True)
+class Means:
+    """With what a sweep is run."""
+
+    launcher: Launcher = LAUNCHERS["local"]
+    options: Options = field(default_factory=Options)
+    resources: AskedResources = field(default_factory=AskedResources)
+    workers: int | None = None
+    """Jobs at a time; None leaves it to the launcher."""
+    fail_fast: bool = False
 
 
-def run_sweep(
-    asked: Asked, plan: SweepPlan, tell: Tell, *, workers: int = 1, fail_fast: bool = False
-) -> Ending:
-    """Run what is to do, `workers` jobs at a time; the ledger says how each of them ended.
+def run_sweep(asked: Asked, plan: SweepPlan, tell: Tell, means: Means) -> Ending:
+    """Run what is to do; the ledger says how each job ended.
 
-    With `fail_fast`, the first failure ends the others. So do Ctrl-C, SIGTERM and SIGHUP; asked for a
-    second time, they end at once. Raises OutputError when the folder cannot be written, or another sweep
-    runs in it.
+    With `fail_fast`, the first failure ends the others. So do Ctrl-C, SIGTERM and SIGHUP; asked for a second
+    time, they end at once, and a third time nothing is waited for. Raises OutputError when the folder cannot
+    be written, or another sweep runs in it, and RunError when the launcher cannot be used.
     """
-    _make(plan.folder)
+    make_folder(plan.folder)
     with only_writer(plan.folder / FILE_NAME):
         ledger = Ledger(plan.folder)
         if ledger.bytes() != plan.ledger_bytes:  # another sweep was at work here meanwhile
             plan = prepare(asked)
-        ledger.append(_beginning(plan))
-        for job in plan.jobs:
-            if job.plan is None:
-                ledger.append(_as_recorded(plan.folder, job))
-        with _asked_to_stop() as stop:
-            ending = _supervise(plan, ledger, tell, stop, workers, fail_fast)
+        with opened(plan.folder, means, len(plan.to_do)) as run:
+            ledger.append(_beginning(plan))
+            for job in plan.jobs:
+                if job.plan is None:
+                    ledger.append(as_recorded(plan.folder, line_of(job)))
+            ending = run.all_of(plan.to_do, tell)
         ledger.append(SweepLine(status=ending, recipe=plan.recipe))
     return ending
 
 
-def _supervise(
-    plan: SweepPlan, ledger: Ledger, tell: Tell, stop: int, workers: int, fail_fast: bool
-) -> Ending:
-    waiting = deque(plan.to_do)
-    running: dict[object, _Running] = {}  # by what its process's end can be waited for with
-    asked_to_stop = failed = False
-    try:
-        while running or waiting:
-            while waiting and len(running) < workers:
-                one = _start(waiting.popleft(), plan.folder, ledger, tell)
-                running[one.process.sentinel] = one
-            for ready in wait([stop, *(one.process.sentinel for one in running.values())]):
-                if ready == stop:
-                    os.read(stop, 1)
-                    _end(running, at_once=asked_to_stop)
-                    asked_to_stop = True
-                    waiting.clear()
+class Run:
+    """Jobs on their way through a launcher."""
+
+    def __init__(
+        self, folder: Path, orders: Orders, start: Start, means: Means, at_most: int
+    ) -> None:
+        self._folder = folder
+        self._ledger = Ledger(folder)
+        self._orders = orders
+        self._start = start
+        self._means = means
+        self._at_most = at_most
+        self.asked_to_stop = 0
+        """How often."""
+
+    def stop(self, *_: Any) -> None:
+        """Ask the jobs to end, as Ctrl-C does; the second time at once."""
+        self.asked_to_stop += 1
+        if self.asked_to_stop == 1:
+            self._orders.end()
+        else:
+            self._orders.kill()
+
+    def all_of(self, jobs: Sequence[PlannedJob], tell: Tell) -> Ending:
+        """Run these jobs, and return when all are over, or those that had begun when asked to stop."""
+        waiting, running = deque(jobs), dict[str, tuple[PlannedJob, Handle]]()
+        begun, endings = set[str](), set[str]()
+        seen = self._ledger.bytes()
+        while waiting or running:
+            while waiting and self._goes_on() and len(running) < self._at_most:
+                job = waiting.popleft()
+                running[job.recipe.fingerprint] = (job, self._started(job))
+            over = [name for name, (_, handle) in running.items() if handle.done()]
+            lines, seen = self._ledger.read_on(seen)
+            for line in lines:
+                if isinstance(line, JobLine) and line.job in running and line.job not in begun:
+                    begun.add(line.job)
+                    tell(running[line.job][0], line.model_copy(update={"status": "running"}))
+            for name in over:
+                job, handle = running.pop(name)
+                ended = self._ended(job, handle)
+                if ended is None:
                     continue
-                one = running.pop(ready)
-                line = _ended(one, plan.folder)
-                ledger.append(line)
-                tell(one.job, line)
-                _clear_up(one.job, line, plan.folder)
-                failed |= line.status != "done"
-                if line.status == "failed" and fail_fast:
-                    waiting.clear()
-                    _end(running)
-    finally:
-        _end(running)
-    if asked_to_stop:
-        return "interrupted"
-    return "failed" if failed else "done"
+                tell(job, ended)
+                self._clear_up(job, ended)
+                endings.add(ended.status)
+                if ended.status == "failed" and self._means.fail_fast:
+                    self._orders.end()
+            if self.asked_to_stop > 2 or not (self._goes_on() or running.keys() & begun):
+                break
+            if not over:
+                time.sleep(_SECONDS_BETWEEN_LOOKS)
+        for name, (_, handle) in running.items():
+            if name not in begun:
+                handle.cancel()
+        if self.asked_to_stop:
+            return "interrupted"
+        return "done" if endings <= {"done"} else "failed"
+
+    def _goes_on(self) -> bool:
+        return self._orders.read() is Order.GO_ON
+
+    def _started(self, job: PlannedJob) -> Handle:
+        assert job.plan is not None
+        gpus_there = self._means.launcher.gpus_there(self._means.options)
+        needs = resources_of(job.plan, self._means.resources, gpus_there=gpus_there)
+        task = Task(
+            job=job.recipe.fingerprint,
+            request=job.request,
+            sweep=self._folder.absolute(),
+            folder=job.folder,
+            cwd=Path.cwd(),
+            orders=self._orders,
+            resources=needs,
+        )
+        try:
+            return self._start(task)
+        except Exception as error:  # of an engine, about this one job
+            refused = Future[JobLine | None]()
+            refused.set_exception(error)
+            return refused
+
+    def _ended(self, job: PlannedJob, handle: Handle) -> JobLine | None:
+        """How a job ended; None when it did not begin."""
+        try:
+            return handle.result()
+        except Exception as error:  # whatever engines raise for a worker that is gone
+            line = as_recorded(self._folder, line_of(job))
+            if line.status == "running":
+                line.status = "failed" if self._goes_on() else "interrupted"
+                line.why = _lost(error)
+            self._ledger.append(line)
+            return line
+
+    def _clear_up(self, job: PlannedJob, line: JobLine) -> None:
+        """Remove earlier attempts, unless the next one may still go on with what they have finished."""
+        if line.status != "interrupted":
+            for name in job.leftovers:
+                shutil.rmtree(self._folder / name, ignore_errors=True)
 
 
-def _start(job: PlannedJob, folder: Path, ledger: Ledger, tell: Tell) -> _Running:
-    line = JobLine(job=job.recipe.fingerprint, folder=job.folder, status="running")
-    ledger.append(line)
-    _make(folder / job.folder)
-    tell(job, line)
-    context = multiprocessing.get_context("forkserver")
-    talk, theirs = context.Pipe()
-    arguments = (job.request, str(folder / job.folder), theirs)
-    process = context.Process(target=child.main, args=arguments)
-    process.start()
-    theirs.close()
-    return _Running(job, process, talk, monotonic())
+def line_of(job: PlannedJob) -> JobLine:
+    """A job as it begins."""
+    return JobLine(job=job.recipe.fingerprint, folder=job.folder, status="running")
 
 
-def _end(running: dict[object, _Running], *, at_once: bool = False) -> None:
-    """Ask the jobs to end, as Ctrl-C does; or end them."""
-    for one in running.values():
-        with suppress(OSError):  # it has ended by itself
-            one.talk.send_bytes(b"end")
-            if at_once and one.process.pid:
-                os.killpg(one.process.pid, signal.SIGKILL)
-
-
-def _ended(one: _Running, folder: Path) -> JobLine:
-    """How a job ended: by its manifest, or by what became of its process."""
-    one.process.join()
-    told = ""
-    with suppress(EOFError, OSError):
-        told = one.talk.recv_bytes().decode()
-    one.talk.close()
-    child.redact_output(folder / one.job.folder)
-    line = _as_recorded(folder, one.job)
-    if line.status == "running":
-        code = one.process.exitcode or 0
-        line.status = "interrupted" if code == -signal.SIGTERM else "failed"
-        line.why = told or _death(code)
-        line.seconds = round(monotonic() - one.started, 3)
-    return line
-
-
-def _clear_up(job: PlannedJob, line: JobLine, folder: Path) -> None:
-    """Remove earlier attempts, unless the next one may still go on with what they have finished."""
-    if line.status != "interrupted":
-        for name in job.leftovers:
-            shutil.rmtree(folder / name, ignore_errors=True)
-
-
-def _as_recorded(folder: Path, job: PlannedJob) -> JobLine:
-    """The job by its manifest; `running` when that does not say how it ended."""
-    line = JobLine(job=job.recipe.fingerprint, folder=job.folder, status="running")
-    try:
-        record = read_manifest(folder / job.folder)
-    except InputError:
-        return line
-    line.status, line.seconds, line.metrics = record.status, record.seconds, record.metrics
-    line.why = _in_words(record.error) if record.error else ""
-    return line
-
-
-def _in_words(error: ErrorRecord) -> str:
-    return f"{error.where}: {error.what}" if error.where else error.what
-
-
-def _death(code: int) -> str:
-    seen = f"{child.OUTPUT} in its folder has its last words"
-    if code == -signal.SIGKILL:
-        return f"killed (SIGKILL), as the system does when memory runs out; {seen}"
-    if code < 0:
-        return f"its process died of {signal.Signals(-code).name}; {seen}"
-    return f"its process ended with exit code {code} in the middle; {seen}"
+def _lost(error: Exception) -> str:
+    if isinstance(error, MergelineError):
+        return f"{error.where}: {error.what}" if error.where else error.what
+    words = str(error).strip().partition("\n")[0]
+    return f"its worker was lost: {type(error).__name__}{': ' if words else ''}{words}"
 
 
 def _beginning(plan: SweepPlan) -> SweepLine:
@@ -186,40 +190,30 @@ def _beginning(plan: SweepPlan) -> SweepLine:
     return SweepLine(status="running", recipe=plan.recipe, overrides=overrides, jobs=jobs)
 
 
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        fix = "choose another with hydra.sweep.dir=DIR"
-        raise OutputError(f"cannot be made: {reason}", where=folder, fix=fix) from error
-
-
 @contextmanager
-def _asked_to_stop() -> Iterator[int]:
-    """A pipe that has a byte for each time that the sweep is asked to stop.
+def opened(folder: Path, means: Means, jobs: int) -> Iterator[Run]:
+    """A launcher for as many jobs, and the signals that ask to stop them.
 
     A signal that raised an exception could do so between the start of a process and the line that notes it.
     """
-    reader, writer = os.pipe()
+    orders = Orders(folder)
     before: dict[signal.Signals, Any] = {}
-
-    def ask(*_: Any) -> None:
-        os.write(writer, b"x")
-
+    at_most = max(1, min(jobs, means.workers or means.launcher.at_most or jobs))
+    orders.begin()
     try:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
                 before[number] = signal.signal(number, signal.SIG_IGN)
-        # The process that jobs are forked from begins now, and ignores what is sent to all of a group.
-        steps = {step.describe.__module__ for step in all_steps().values()}
-        forkserver.set_forkserver_preload([*_PRELOADED, *sorted(steps)])
-        forkserver.ensure_running()
-        for number in before:
-            signal.signal(number, ask)
-        yield reader
+        # What the launcher starts begins now, and ignores what is sent to all of a group.
+        with means.launcher.open(means.options, folder, at_most) as start:
+            run = Run(folder, orders, start, means, at_most)
+            for number in before:
+                signal.signal(number, run.stop)
+            try:
+                yield run
+            finally:
+                orders.end()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        os.close(reader)
-        os.close(writer)
+        orders.clear()
