@@ -74,7 +74,7 @@ def test_a_plan_of_two_repositories_reads_headers_and_fetches_no_weights(
 ) -> None:
     said = mergeline(hub, tmp_path, "plan")
 
-    assert "stream: tensor by tensor: 2 merged" in said
+    assert "stream on the CPU: tensor by tensor: 2 merged" in said
     weights = [request for request in hub.requests if "model.safetensors" in request]
     assert weights
     assert all("bytes=" in request for request in weights)

@@ -149,7 +149,7 @@ def test_the_table_tells_claims_files_room_and_memory(
     assert "./adapter: all 1764 tensors, by 882 modules of the base" in text
     assert "812 GB in 191 " in text
     assert "files of up to 4.8 GB" in text
-    assert "stream: tensor by tensor: 882 merged, 255 copied" in text
+    assert "stream on the CPU: tensor by tensor: 882 merged, 255 copied" in text
     assert "812 GB needed, 2.0 TB free" in text
 
 

@@ -104,7 +104,7 @@ def _weights(base: BaseCheckpoint, fetch: bool) -> dict[str, _Weight]:
     """The base's tensors by key, when they are exactly those of the model."""
     names = tensor_names(base.config)
     if names is None:
-        raise NotDirectError(f"the direct path does not know {base.model_type}")
+        raise NotDirectError(f"the tensors of {base.model_type} are not known by name")
     stored = _stored_tensors(base, fetch)
     packed = unpackings(stored) if base.quantization else {}
     parts = {part for key, how in packed.items() for part in parts_of(key, how)}

@@ -26,8 +26,8 @@ _WHOLE = {
 }
 """Types that need all their layers at once, and why."""
 
-_DRAWN = re.compile(r"pissa_niter_\d+|loftq|corda")
-"""Starts of LoRA that PEFT repeats when it attaches the adapter, from random numbers or from data."""
+_DRAWN = re.compile(r"pissa_niter_\d+|loftq")
+"""Starts of LoRA that PEFT repeats when it attaches the adapter, with random numbers."""
 
 
 def why_not_modular(blueprint: Blueprint) -> str | None:
@@ -51,5 +51,5 @@ def _why_not_adapter(adapter: Adapter) -> str | None:
         return f"the adapter is of type {found.peft_type}: {why}"
     start = str(found.config.get("init_lora_weights"))
     if _DRAWN.fullmatch(start):
-        return f"the adapter starts from {start}, which PEFT computes anew from all layers in a row"
+        return f"the adapter starts from {start}, which PEFT draws anew, layer after layer"
     return None

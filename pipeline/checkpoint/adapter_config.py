@@ -32,6 +32,7 @@ def check_adapter_config(raw: Mapping[str, Any], *, where: str) -> AdapterConfig
     _check_task(options, where)
     _check_values(options, peft_type, where)
     refuse_diffusers(options, where)
+    _check_start(options, where)
     warnings = [*dropped, *_about_class(options, where)]
     return AdapterConfig(_without_unused(options, peft_type), peft_type, tuple(warnings))
 
@@ -97,6 +98,17 @@ def _check_task(options: Mapping[str, Any], where: str) -> None:
         where=where,
         fix=f"make it null or one of {', '.join(peft_types.task_names())}",
     )
+
+
+def _check_start(options: Mapping[str, Any], where: str) -> None:
+    """PEFT begins CorDA anew when it loads an adapter, from data that only the training had."""
+    if options.get("init_lora_weights") == "corda":
+        raise InputError(
+            "`init_lora_weights` is 'corda': what the training took out of the base is not in the file",
+            where=where,
+            fix="save it with `path_initial_model_for_weight_conversion` of PEFT's `save_pretrained`; or, on "
+            "the base that the training saved beside it, set `init_lora_weights` to true",
+        )
 
 
 def _check_values(options: Mapping[str, Any], peft_type: str, where: str) -> None:

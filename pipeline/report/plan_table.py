@@ -20,6 +20,8 @@ def print_plan(plan: Plan, console: Console | None = None) -> None:
     out.print(_steps(plan))
     out.print()
     out.print(_figures(plan))
+    for problem in plan.refused.values():
+        out.print(Text(f"a branch that will fail: {problem}", style="red"))
     for warning in plan.warnings:
         out.print(Text(f"warning: {warning}", style="yellow"))
 
@@ -47,7 +49,10 @@ def _figures(plan: Plan) -> Table:
     for output in plan.outputs:
         table.add_row("writes", Text(f"{output.path}: {_files(output)}"))
         if output.choice:
-            table.add_row("", Text(f"{output.choice.engine}: {output.choice.reason}"))
+            device = _device(output.choice.engine, plan.recipe.device)
+            table.add_row("", Text(f"{output.choice.engine} on {device}: {output.choice.reason}"))
+    for ids in plan.passes:
+        table.add_row("one pass", Text(f"over the base writes {', '.join(ids)}"))
     for disk in plan.disks:
         needed = f"{size(disk.needed)} needed, " if disk.needed else ""
         at = f" at {disk.path}" if len(plan.disks) > 1 else ""
@@ -56,6 +61,13 @@ def _figures(plan: Plan) -> Table:
         table.add_row("memory", f"about {size(plan.peak_memory_bytes)} at most")
     table.add_row("run", Text(str(plan.recipe.run_dir)))
     return table
+
+
+def _device(engine: str, wanted: str) -> str:
+    """Where the tensors are made; only the live realiser uses another device than the CPU."""
+    if engine == "stream" or wanted == "cpu":
+        return "the CPU"
+    return "a GPU if there is one" if wanted == "auto" else wanted
 
 
 def _claims(claims: Claims) -> str:

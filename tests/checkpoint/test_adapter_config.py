@@ -244,3 +244,10 @@ def test_knows_the_types_and_options_that_peft_itself_has(peft_config: Any) -> N
 def test_every_type_that_is_said_not_to_merge_is_one_of_peft() -> None:
     assert peft_types.UNMERGEABLE.keys() <= set(peft_types.type_names())
     assert set(peft_types.type_names()) >= peft_types.SCALABLE
+
+
+def test_corda_that_cannot_be_begun_again_is_refused_with_what_to_do() -> None:
+    raw = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "init_lora_weights": "corda"}
+    with pytest.raises(InputError, match="corda") as caught:
+        check_adapter_config(raw, where="adapter_config.json")
+    assert "path_initial_model_for_weight_conversion" in caught.value.fix

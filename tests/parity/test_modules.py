@@ -26,6 +26,8 @@ from pipeline.accounting.choice import choose
 from pipeline.blueprint import Adapter, Base, Blueprint, Engine, Fold, Quantization, State, Task
 from pipeline.checkpoint import peft_types
 from pipeline.errors import MergeError
+from pipeline.proof.module_tolerance import default_module_tolerance
+from pipeline.proof.modules import ModuleProof
 from pipeline.realise import write_model
 from pipeline.realise.stream import windows
 from pipeline.recipe.model import Recipe
@@ -389,7 +391,7 @@ def test_every_type_is_streamed_or_has_its_reason(tmp_path: Path) -> None:
         (kind("TinyLora"), "depends on the layers before it"),
         (kind("UniLora"), "depends on all layers"),
         (kind("Frod"), "belong to groups of layers"),
-        (lora(init_lora_weights="pissa_niter_4"), "computes anew"),
+        (lora(init_lora_weights="pissa_niter_4"), "draws anew"),
     ],
 )
 def test_what_needs_all_layers_at_once_goes_live_and_says_why(
@@ -419,6 +421,18 @@ def test_modules_made_one_by_one_are_those_of_the_live_model(
 
     assert_same_bits(tensors_of(ours), tensors_of(live))
     assert config_of(ours) == config_of(live)
+    assert _called_wrong(blueprint, ours) == []
+
+
+def _called_wrong(blueprint: Blueprint, folder: Path) -> list[str]:
+    """What the proof of `verify` has against the modules of a right merge."""
+    if not blueprint.folds:
+        return []
+    proof = ModuleProof(blueprint, folder)
+    bounds = default_module_tolerance(proof.dtypes, len(blueprint.folds[-1].adapters))
+    found = list(proof.figures(lambda count: None))
+    assert found
+    return [f"{one.name}: {said}" for one in found for said in bounds.broken_by(one)]
 
 
 def without(adapter: Path, part: str) -> None:
