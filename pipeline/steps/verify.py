@@ -229,12 +229,12 @@ def _compare_modules(settings: VerifySettings, run: RunContext, folder: Folder) 
             "delta_kept": delta_kept(found),
         }
     )
-    run.note(module_table(found))
     adapters = len(folder.blueprint.folds[-1].adapters)
     bounds = _asked(settings, default_module_tolerance(proof.dtypes, adapters))
     run.bounds({"module_error": bounds.max_module_error, "delta_kept": bounds.min_delta_kept})
     broken = {one.name: said for one in found if (said := bounds.broken_by(one))}
     lost = bounds.lost(found)
+    run.note(module_table(found, most=10 if broken or lost else 3))
     return [
         *_some([f"{name}: {', '.join(said)}" for name, said in broken.items()], "modules"),
         *([f"{lost}: save in a wider dtype"] if lost else []),
