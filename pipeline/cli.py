@@ -214,7 +214,7 @@ def _plan(words: list[str], quiet: bool, debug: bool) -> int:
         from pipeline.report.terminal import print_plan
 
         print_plan(plan)
-    return DONE
+    return FAILED if plan.refused else DONE
 
 
 def _show(words: list[str], quiet: bool, debug: bool) -> int:

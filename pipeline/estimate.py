@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from pipeline.accounting.layout import Tensor
@@ -22,6 +22,8 @@ _STREAM = 170_000_000
 _SUMMED_BY_TORCH = 210_000_000
 """Those of torch, which finds the mean of scales that are quantized too."""
 _BUFFER = 1 << 20
+_FACTORS_AT_ONCE = 32 << 20
+"""Of all outputs that one thread has in hand, where they are several."""
 _WINDOW = 256 << 20
 """Bytes of the modules that are in memory together, where one is not larger."""
 _COPIES = 3
@@ -56,13 +58,28 @@ def live_bytes(blueprint: Blueprint) -> int:
 
 def stream_bytes(tensors: Iterable[Tensor]) -> int:
     """Most bytes that a stream takes, libraries included: each thread has a buffer and a pair of factors."""
-    factors = scales = 0
-    for tensor in tensors:
-        for delta in tensor.deltas:
-            factors = max(factors, sum(math.prod(f.info.shape) for f in (delta.a, delta.b)) * 4)
-        if tensor.through is not None and tensor.through.double_quant:
-            scales = max(scales, _SUMMED_BY_TORCH + math.prod(tensor.form.shape) // 64 * 4)
-    return _STREAM + cores() * (_BUFFER + factors) + scales
+    tensors = list(tensors)
+    factors = max(map(_factors, tensors), default=0)
+    return _STREAM + cores() * (_BUFFER + factors) + _scales(tensors)
+
+
+def pass_bytes(outputs: Sequence[Sequence[Tensor]]) -> int:
+    """The same of a pass over a base that writes several outputs: the factors of a few of them at a time."""
+    largest = [max(map(_factors, tensors), default=0) for tensors in outputs]
+    factors = max(*largest, min(sum(largest), _FACTORS_AT_ONCE))
+    scales = max(map(_scales, outputs), default=0)
+    return _STREAM + cores() * (2 * _BUFFER + factors) + scales
+
+
+def _factors(tensor: Tensor) -> int:
+    factors = (factor for delta in tensor.deltas for factor in (delta.a, delta.b))
+    return sum(math.prod(factor.info.shape) * BYTES["float32"] for factor in factors)
+
+
+def _scales(tensors: Iterable[Tensor]) -> int:
+    """Of the largest weight whose scales are quantized too."""
+    nested = [t for t in tensors if t.through is not None and t.through.double_quant]
+    return max((_SUMMED_BY_TORCH + math.prod(t.form.shape) // 64 * 4 for t in nested), default=0)
 
 
 def modular_bytes(blueprint: Blueprint) -> int:

@@ -14,6 +14,7 @@ from pipeline.accounting.choice import Choice, choose
 from pipeline.accounting.layout import lay_out, parse_size
 from pipeline.accounting.tally import tally
 from pipeline.blueprint import Folder, SavedDtype, State
+from pipeline.branches import walk
 from pipeline.checkpoint.adapter import inspect_adapter
 from pipeline.checkpoint.beside import leftovers
 from pipeline.checkpoint.pending import is_pending
@@ -66,16 +67,14 @@ class Disk:
 
 def planned_outputs(recipe: Recipe, states: Sequence[State]) -> Iterator[PlannedOutput]:
     """What the steps write, in their order."""
-    known: tuple[Folder, ...] = ()
-    for call, state in zip(recipe.steps, states, strict=True):
-        for folder in state.folders[len(known) :]:
+    for call, before, state in walk(recipe.steps, states):
+        for folder in state.folders[len(before.folders) :]:
             if folder.kind == "model":
                 yield _model(call, folder, recipe)
             else:
                 there = [a for a in folder.blueprint.all_adapters if not is_pending(a, state)]
                 weights = inspect_adapter(there[-1]).bytes if there else None
                 yield PlannedOutput(call.id, folder.path, "adapter", weights)
-        known = state.folders
 
 
 def _model(call: StepCall, folder: Folder, recipe: Recipe) -> PlannedOutput:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from pipeline import estimate, tracking
 from pipeline.accounting.claims import Claims, claims_of
 from pipeline.blueprint import Blueprint, State
+from pipeline.branches import Branch, going_on, latest, walk
 from pipeline.checkpoint.adapter import inspect_adapter
 from pipeline.checkpoint.base import inspect_base
 from pipeline.checkpoint.pending import is_pending, pending_folder
@@ -53,6 +56,10 @@ class Plan:
     disks: tuple[Disk, ...]
     """First the one of the run's folder."""
     warnings: tuple[str, ...] = ()
+    refused: Mapping[str, Problem] = field(default_factory=dict)
+    """What steps of branches refuse, by the step's id; the recipe here is without these branches."""
+    passes: tuple[tuple[str, ...], ...] = ()
+    """Ids of the steps whose models are written in one pass over their base."""
 
     @property
     def free_disk_bytes(self) -> int:
@@ -94,6 +101,8 @@ class Plan:
                 for adapter in self.adapters
             ],
             "outputs": [output.to_dict() for output in self.outputs],
+            "passes": [list(ids) for ids in self.passes],
+            "refused": {id: str(problem) for id, problem in self.refused.items()},
             "peak_memory_bytes": self.peak_memory_bytes,
             "disks": [
                 {"path": str(disk.path), "needed_bytes": disk.needed, "free_bytes": disk.free}
@@ -106,29 +115,36 @@ class Plan:
 def make_plan(recipe: Recipe) -> Plan:
     """Describe every step of a recipe in order, from configs and headers alone.
 
-    Raises RecipeError with all that the steps refuse, each at its place.
+    Raises RecipeError with all that the steps refuse, each at its place. What goes wrong in some branches
+    only is left to the plan's `refused`, and the others are planned.
     """
     problems = list(_about_the_run(recipe))
-    states, steps, refused = _describe_all(recipe)
-    problems += [*refused, *_read_too_early(recipe, states)]
-    if problems:
-        raise RecipeError(problems)
+    described = _describe_all(recipe)
+    refused = [*described.refused, *_read_too_early(recipe, described.states)]
+    refused += _written_twice(recipe, described.states)
+    sound = described.without({call.branch for call, _ in refused}) if not problems else described
+    if problems or (refused and not sound.calls):
+        raise RecipeError([*problems, *dict.fromkeys(problem for _, problem in refused)])
+    states, going = sound.states, replace(recipe, steps=tuple(sound.calls))
     sources = tuple(_sources(states))
-    outputs = tuple(planned_outputs(recipe, states))
+    outputs = tuple(planned_outputs(going, states))
     disks, no_room = room(recipe, sources, outputs)
-    problems += [*not_to_be_streamed(recipe, outputs), *no_room]
+    problems = [*not_to_be_streamed(recipe, outputs), *no_room]
     if problems:
         raise RecipeError(problems)
+    passes = tuple(_passes(going, states, outputs))
     return Plan(
-        recipe=recipe,
+        recipe=going,
         states=tuple(states),
-        steps=tuple(steps),
+        steps=tuple(sound.steps),
         sources=sources,
         adapters=tuple(_claims(states)),
         outputs=outputs,
-        peak_memory_bytes=_peak_memory(recipe, states, outputs),
+        peak_memory_bytes=_peak_memory(going, states, outputs, passes),
         disks=disks,
-        warnings=states[-1].warnings if states else (),
+        warnings=tuple(dict.fromkeys(text for state in states for text in state.warnings)),
+        refused={call.id: problem for call, problem in reversed(refused)},
+        passes=passes,
     )
 
 
@@ -137,30 +153,48 @@ def sources_of(recipe: Recipe) -> tuple[Source, ...]:
 
     Raises InputError when one cannot be read.
     """
-    states, _, _ = _describe_all(recipe)
-    return tuple(_sources(states))
+    return tuple(_sources(_describe_all(recipe).states))
 
 
-def _describe_all(recipe: Recipe) -> tuple[list[State], list[PlannedStep], list[Problem]]:
-    """The state after each step, the steps in words, and what they refuse."""
-    problems: list[Problem] = []
-    state = State(run_dir=recipe.run_dir)
-    states: list[State] = []
-    steps: list[PlannedStep] = []
+@dataclass(frozen=True)
+class _Described:
+    """The steps of a recipe, one by one: the call, the state after it, and what it does in words."""
+
+    calls: list[StepCall]
+    states: list[State]
+    steps: list[PlannedStep]
+    refused: list[tuple[StepCall, Problem]]
+
+    def without(self, branches: Collection[Branch]) -> _Described:
+        """What is left when branches are not taken; nothing, when the recipe's beginning is one of them."""
+        kept = {call.id for call in going_on(self.calls, branches)}
+        here = [n for n, call in enumerate(self.calls) if call.id in kept]
+        return _Described(
+            [self.calls[n] for n in here],
+            [self.states[n] for n in here],
+            [self.steps[n] for n in here],
+            self.refused,
+        )
+
+
+def _describe_all(recipe: Recipe) -> _Described:
+    found = _Described(list(recipe.steps), [], [], [])
+    last: dict[Branch, State] = {(): State(run_dir=recipe.run_dir)}
     for call in recipe.steps:
-        before = replace(state, step_id=call.id)
+        before = replace(latest(last, call.branch), step_id=call.id)
         try:
             state = _describe(call, before)
         except Refused as refused:
-            problems.append(_problem(refused, call, recipe))
+            found.refused.append((call, _problem(refused, call, recipe)))
             state = refused.otherwise or before
         except MergelineError as error:
             what = f"{error.where}: {error.what}" if error.where else error.what
-            problems.append(_problem(Refused(what, fix=error.fix), call, recipe))
+            found.refused.append((call, _problem(Refused(what, fix=error.fix), call, recipe)))
             state = before
-        states.append(state)
-        steps.append(PlannedStep(call.id, call.step.name, tell_step(call, before, state)))
-    return states, steps, problems
+        last[call.branch] = state
+        found.states.append(state)
+        found.steps.append(PlannedStep(call.id, call.step.name, tell_step(call, before, state)))
+    return found
 
 
 def _describe(call: StepCall, before: State) -> State:
@@ -176,29 +210,58 @@ def _about_the_run(recipe: Recipe) -> Iterator[Problem]:
         yield Problem(missing, key="tracking", place=recipe.place("tracking"))
 
 
-def _read_too_early(recipe: Recipe, states: Sequence[State]) -> Iterator[Problem]:
+def _read_too_early(recipe: Recipe, states: Sequence[State]) -> Iterator[tuple[StepCall, Problem]]:
     """Steps that load a saved folder before the step that is to judge it, and to let it have its name."""
-    before = State()
-    for call, state in zip(recipe.steps, states, strict=True):
+    judged = _judged(states)
+    for call, before, state in walk(recipe.steps, states):
         base = state.blueprint and state.blueprint.base
         if base and base != (before.blueprint and before.blueprint.base):
             folder = pending_folder(base.model, "model", state)
-            if folder and folder.path in states[-1].judged - state.judged:
+            if folder and folder.path in judged - state.judged:
                 refused = Refused(
                     f"{folder.path} has no name yet: a later step is to judge it first",
                     fix="put the `verify` of that folder before this step, or give it `publish: always`",
                 )
-                yield _problem(refused, call, recipe)
-        before = state
+                yield call, _problem(refused, call, recipe)
+
+
+def _judged(states: Sequence[State]) -> frozenset[Path]:
+    """The folders that some step judges before they may have their names."""
+    return frozenset(path for state in states for path in state.judged)
+
+
+def _written_twice(recipe: Recipe, states: Sequence[State]) -> Iterator[tuple[StepCall, Problem]]:
+    """Branches that write to the same place."""
+    first: dict[Path, StepCall] = {}
+    for call, before, state in walk(recipe.steps, states):
+        for folder in state.folders[len(before.folders) :]:
+            other = first.setdefault(folder.path, call)
+            if other.branch != call.branch:
+                what = f"{folder.path} is written by {other.id} too"
+                refused = Refused(what, fix="put ${branch.name} into the path", key="path")
+                yield from ((one, _problem(refused, one, recipe)) for one in (other, call))
+
+
+def _passes(
+    recipe: Recipe, states: Sequence[State], outputs: Sequence[PlannedOutput]
+) -> Iterator[tuple[str, ...]]:
+    """Branches of one step that are streamed tensor by tensor from the same base."""
+    direct = {output.step_id for output in outputs if output.choice and output.choice.work}
+    together: defaultdict[tuple[str, ...], list[str]] = defaultdict(list)
+    for call, state in zip(recipe.steps, states, strict=True):
+        if call.id in direct and state.blueprint:
+            base = state.blueprint.base
+            together[call.line, base.model, base.revision or ""].append(call.id)
+    yield from (tuple(ids) for ids in together.values() if len(ids) > 1)
 
 
 def _problem(refused: Refused, call: StepCall, recipe: Recipe) -> Problem:
-    key = f"{call.id}.{refused.key}" if refused.key else call.id
-    place = recipe.place(key) if {key, call.id} & recipe.places.keys() else call.place
+    key = f"{call.line}.{refused.key}" if refused.key else call.line
+    place = recipe.place(key) if {key, call.line} & recipe.places.keys() else call.place
     return Problem(refused.what, fix=refused.fix, key=key, place=place)
 
 
-def _sources(states: list[State]) -> Iterator[Source]:
+def _sources(states: Sequence[State]) -> Iterator[Source]:
     seen: set[tuple[str, str | None]] = set()
     for state in states:
         if state.blueprint is None:
@@ -230,11 +293,15 @@ def _claims(states: Sequence[State]) -> Iterator[PlannedAdapter]:
 
 
 def _peak_memory(
-    recipe: Recipe, states: Sequence[State], outputs: Sequence[PlannedOutput]
+    recipe: Recipe,
+    states: Sequence[State],
+    outputs: Sequence[PlannedOutput],
+    passes: Sequence[Sequence[str]],
 ) -> int | None:
     """Of the step that takes most: those with a model in memory, and streams, which hold none."""
     chosen = {output.step_id: output.choice for output in outputs if output.choice}
-    peaks = []
+    works = {id: choice.work.tensors for id, choice in chosen.items() if choice.work}
+    peaks = [estimate.pass_bytes([works[id] for id in ids]) for ids in passes]
     for call, state in zip(recipe.steps, states, strict=True):
         blueprint, choice = state.blueprint, chosen.get(call.id)
         if blueprint is None:

@@ -6,15 +6,15 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pipeline import logs, manifest, memory, secrets, tracking
+from pipeline.beginning import first_manifest, now, skip, told_path
 from pipeline.blueprint import Blueprint, State
-from pipeline.checkpoint.hashes import HashingAside, hash_file, hash_files, hash_inputs
+from pipeline.checkpoint.hashes import HashingAside, hash_files, hash_inputs
 from pipeline.checkpoint.holding import Holding
 from pipeline.checkpoint.lock import only_writer
 from pipeline.checkpoint.source import Source
@@ -26,6 +26,7 @@ from pipeline.recipe.model import Recipe, StepCall
 if TYPE_CHECKING:
     from pipeline.plan import Plan
     from pipeline.realise.live import LiveModel
+    from pipeline.realise.stream import Stream
 
 log = logging.getLogger("mergeline")
 
@@ -68,6 +69,8 @@ class RunContext:
         self._live: LiveModel | None = None
         self.holding = Holding(judged)
         """The folders that wait for a step to judge them; `judged` says which those are."""
+        self.ahead: dict[Path, Stream] = {}
+        """Models whose weights were written with those of other branches, by the folder that they wait in."""
         self.hashing: HashingAside | None = None
         """The inputs that are hashed while the steps run."""
 
@@ -100,6 +103,16 @@ class RunContext:
             for text in self._live.warnings:
                 self.warn(text)
         return self._live
+
+    @contextmanager
+    def standing_at(self, state: State, record: StepRecord) -> Iterator[None]:
+        """Be at another step for a while."""
+        before = self.state, self.record
+        self.state, self.record = state, record
+        try:
+            yield
+        finally:
+            self.state, self.record = before
 
     def release(self) -> None:
         """Drop the live model, for a step that is about to need the memory or to change the model."""
@@ -179,7 +192,7 @@ class RunContext:
     def records(self, files: list[Path], hashes: Mapping[Path, str]) -> list[FileRecord]:
         """Files with the hashes that are known of them."""
         return [
-            FileRecord(path=_told(f, self.dir), bytes=f.stat().st_size, blake3=hashes[f])
+            FileRecord(path=told_path(f, self.dir), bytes=f.stat().st_size, blake3=hashes[f])
             for f in files
         ]
 
@@ -196,8 +209,8 @@ def run(recipe: Recipe, plan: Plan, console: Console) -> Manifest:
 
 
 def _run(recipe: Recipe, plan: Plan, console: Console) -> Manifest:
-    record = _begin(recipe, plan)
-    context = RunContext(recipe, console, plan.states[-1].judged if plan.states else ())
+    record = first_manifest(recipe, plan)
+    context = RunContext(recipe, console, {path for state in plan.states for path in state.judged})
     started = time.perf_counter()
     with logs.run_log(recipe.run_dir / logs.FILE_NAME), _terminate_politely():
         try:
@@ -207,7 +220,7 @@ def _run(recipe: Recipe, plan: Plan, console: Console) -> Manifest:
             with _hashing_inputs(plan) as context.hashing:
                 _run_steps(recipe, plan, context, record)
                 _finish_inputs(plan, context, record)
-            record.status = "done"
+            record.status = "failed" if record.error else "done"
         except _StepFailedError:
             record.status = "failed"
         except BaseException as error:
@@ -220,7 +233,7 @@ def _run(recipe: Recipe, plan: Plan, console: Console) -> Manifest:
         finally:
             context.release()
             context.holding.drop()
-            record.finished = _now()
+            record.finished = now()
             record.seconds = round(time.perf_counter() - started, 3)
             record.write()
             log.info("run %s after %.1f s", record.status, record.seconds)
@@ -233,16 +246,27 @@ class _StepFailedError(Exception):
 
 
 def _run_steps(recipe: Recipe, plan: Plan, context: RunContext, record: Manifest) -> None:
-    for number, (call, planned, state, entry) in enumerate(
-        zip(recipe.steps, plan.steps, plan.states, record.steps, strict=True), start=1
-    ):
-        context.state, context.record = state, entry
+    """All steps in order. One that fails ends the run, or in a branch only the branch."""
+    states = {step.id: state for step, state in zip(plan.steps, plan.states, strict=True)}
+    passes = {id: ids for ids in plan.passes for id in ids}
+    entries = list(zip(recipe.steps, record.steps, strict=True))
+    for number, (call, entry) in enumerate(entries, start=1):
+        if entry.status != "waiting":
+            if entry.error is not None:
+                context.console.step_started(number, len(entries), call.id, entry.does)
+                context.console.step_failed(call.id, 0, _say(entry.error, recipe, call))
+            continue
+        context.state, context.record = states[call.id], entry
         entry.status = "running"
         record.write()
-        context.console.step_started(number, len(recipe.steps), call.id, planned.does)
+        context.console.step_started(number, len(entries), call.id, entry.does)
         memory.reset_peak()
         started = time.perf_counter()
         try:
+            together = passes.pop(call.id, ())
+            if together:
+                _write_together(context, [one for one in entries if one[0].id in together], states)
+                passes = {id: ids for id, ids in passes.items() if id not in together}
             if call.step.action is not None:
                 call.step.action(call.settings, context)
                 entry.outputs = context.take_made()
@@ -251,60 +275,37 @@ def _run_steps(recipe: Recipe, plan: Plan, context: RunContext, record: Manifest
             stopped = is_interruption(error)
             entry.error = explain(KeyboardInterrupt() if stopped else error)
             entry.status = "interrupted" if stopped else "failed"
-            record.error = entry.error
-            for later in record.steps[number:]:
-                later.status = "skipped"
+            record.error = record.error or entry.error
+            skip(entries[number:], () if stopped else call.branch)
             log.error("%s failed", call.id, exc_info=error)
             context.console.step_failed(
                 call.id, time.perf_counter() - started, _say(entry.error, recipe, call)
             )
-            raise (KeyboardInterrupt if stopped else _StepFailedError) from error
+            if stopped or not call.branch:
+                raise (KeyboardInterrupt if stopped else _StepFailedError) from error
         finally:
             entry.seconds = round(time.perf_counter() - started, 3)
             entry.peak_memory_bytes = memory.peak_bytes()
             record.write()
-        context.console.step_done(call.id, entry.seconds)
+        if entry.status == "done":
+            context.console.step_done(call.id, entry.seconds)
 
 
-def _begin(recipe: Recipe, plan: Plan) -> Manifest:
-    """The manifest of a run that has not done anything yet."""
-    settings = recipe.resolved.get("steps", {})
-    return Manifest(
-        recipe=recipe.name,
-        recipe_file=str(recipe.path),
-        recipe_blake3=hash_file(recipe.path),
-        run_dir=str(recipe.run_dir.absolute()),
-        started=_now(),
-        overrides=list(recipe.overrides),
-        resolved=dict(recipe.resolved),
-        fingerprint=recipe.fingerprint,
-        engine=plan.engine,
-        tags=list(recipe.tags),
-        steps=[
-            StepRecord(
-                id=c.id,
-                step=c.step.name,
-                preset=c.preset,
-                settings=dict(settings.get(c.id) or {}),
-                does=planned.does,
-            )
-            for c, planned in zip(recipe.steps, plan.steps, strict=True)
-        ],
-        inputs=[
-            FileRecord(
-                path=_told(source.folder / name, recipe.run_dir) if source.folder else name,
-                bytes=size,
-                repo=source.repo,
-                commit=source.commit,
-            )
-            for source in plan.sources
-            for name, size in sorted(source.files.items())
-        ],
-        warnings=list(plan.warnings),
-        versions=manifest.versions(),
-        machine=manifest.machine(),
-        git_commit=manifest.git_commit(Path.cwd()),
-    )
+def _write_together(
+    context: RunContext,
+    steps: Iterable[tuple[StepCall, StepRecord]],
+    states: Mapping[str, State],
+) -> None:
+    from pipeline.realise.stream.together import Save, write_together
+
+    saves = []
+    for call, entry in steps:
+        if entry.status in ("waiting", "running"):
+            how = call.settings
+            path = Path(how.path)
+            save = Save(states[call.id], entry, path, how.dtype, how.max_shard_size, how.overwrite)
+            saves.append(save)
+    write_together(context, saves)
 
 
 @contextmanager
@@ -356,15 +357,6 @@ def _files_in(paths: list[Path]) -> list[Path]:
     """The files themselves and all files below the folders, in a stable order."""
     below = [path.rglob("*") if path.is_dir() else [path] for path in paths]
     return sorted({file for files in below for file in files if file.is_file()})
-
-
-def _told(path: Path, run_dir: Path) -> str:
-    path, run_dir = path.absolute(), run_dir.absolute()
-    return str(path.relative_to(run_dir)) if path.is_relative_to(run_dir) else str(path)
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
 
 
 @contextmanager

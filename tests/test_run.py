@@ -87,9 +87,11 @@ class Steps:
         )
         plan = SimpleNamespace(
             states=tuple(State(step_id=c.id) for c in calls),
-            steps=tuple(SimpleNamespace(does="does it") for c in calls),
+            steps=tuple(SimpleNamespace(id=c.id, does="does it") for c in calls),
             sources=sources,
             warnings=(),
+            passes=(),
+            refused={},
             engine="live",
         )
         told = Told()

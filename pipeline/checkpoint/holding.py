@@ -20,12 +20,22 @@ class Holding:
         """`judged` are those that must wait; all others are published at once."""
         self._judged = frozenset(judged)
         self._held: dict[Path, tuple[Path, ExitStack]] = {}
+        self._begun: dict[Path, tuple[Path, ExitStack]] = {}
+
+    def begin(self, path: Path, *, overwrite: bool) -> Path:
+        """The folder that `publishing` will give for this path, to write into before."""
+        stack = ExitStack()
+        folder = stack.enter_context(publishing(path, overwrite=overwrite))
+        self._begun[path] = folder, stack
+        return folder
 
     @contextmanager
     def publishing(self, path: Path, *, overwrite: bool) -> Iterator[Path]:
         """Like `publish.publishing`, but a folder that is to be judged waits for `publish`."""
-        with ExitStack() as stack:
-            folder = stack.enter_context(publishing(path, overwrite=overwrite))
+        if path not in self._begun:
+            self.begin(path, overwrite=overwrite)
+        folder, begun = self._begun.pop(path)
+        with begun as stack:
             yield folder
             if path in self._judged:
                 self._held[path] = folder, stack.pop_all()
@@ -41,8 +51,9 @@ class Holding:
             stack.close()
 
     def drop(self) -> None:
-        """Give up all that still waits: nothing appears under its name."""
-        while self._held:
-            _, (_, stack) = self._held.popitem()
-            with suppress(_NotPublished), stack:
-                raise _NotPublished
+        """Give up all that still waits, or was only begun: nothing appears under its name."""
+        for waiting in (self._held, self._begun):
+            while waiting:
+                _, (_, stack) = waiting.popitem()
+                with suppress(_NotPublished), stack:
+                    raise _NotPublished

@@ -11,7 +11,8 @@ from omegaconf import DictConfig, flag_override
 from pydantic import ValidationError
 
 from pipeline.errors import COMMAND_LINE, Place, Problem
-from pipeline.recipe.compile import NO_PRESET, Compiled, Line
+from pipeline.recipe.branches import Branch, WrongError, parted, standing
+from pipeline.recipe.compile import FOR_EACH, NO_PRESET, Compiled, Line
 from pipeline.recipe.defaults import defaults_of
 from pipeline.recipe.head import Head
 from pipeline.recipe.model import Recipe, StepCall
@@ -56,32 +57,28 @@ def check(
         data[key], failed = resolve(config, key)
         failures += failed
     lines = [line for line in compiled.lines if line.id in config.steps]
-    data["steps"] = {}
-    for line in lines:
-        _restore_defaults(config, line)
-        data["steps"][line.id], failed = resolve(config, f"steps.{line.id}")
-        failures += failed
+    ways, unparted, failed = _ways(config, lines)
+    failures += failed
+    data["steps"] = {branch.id(line): values for line, branch, values in ways}
     data["run"], failed = resolve(config, "run")
     failures += failed
 
-    problems = [_placed(f.problem, f.key, where) for f in root_causes(failures)]
+    problems = [_placed(problem, key, where) for key, problem in unparted]
+    problems += [_placed(f.problem, f.key, where) for f in root_causes(failures)]
     failed_keys = {failure.key for failure in failures}
     problems += _unasked(data["params"], failures, where)
     head = {key: value for key, value in data.items() if key not in ("steps", "run")}
     typed, wrong = _typed(Head, head, "", failed_keys)
     problems += [_wrong_value(config, key, problem, where) for key, problem in wrong]
     calls = []
-    for line in lines:
-        key = f"steps.{line.id}"
-        typed, wrong = _typed(line.step.settings, data["steps"][line.id], key, failed_keys)
+    for line, branch, values in ways:
+        typed, wrong = _typed(line.step.settings, values, f"steps.{line.id}", failed_keys)
         problems += [_wrong_value(config, k, problem, where, line) for k, problem in wrong]
         if typed is not None:
-            preset = presets.get(line.id, line.preset)
-            calls.append(
-                StepCall(
-                    line.id, line.step, None if preset == NO_PRESET else preset, typed, line.place
-                )
-            )
+            chosen = presets.get(line.id, line.preset)
+            preset = None if chosen == NO_PRESET else chosen
+            id = branch.id(line)
+            calls.append(StepCall(id, line.step, preset, typed, line.place, branch.names))
     problems += _order(compiled, lines)
     problems += [
         Problem(
@@ -93,6 +90,39 @@ def check(
     if not str(data["run"]["dir"] or "").strip():
         problems.append(Problem("the run needs a folder", None, "hydra.run.dir", COMMAND_LINE))
     return data, calls, problems
+
+
+def _ways(
+    config: DictConfig, lines: Sequence[Line]
+) -> tuple[list[tuple[Line, Branch, Any]], list[tuple[str, Problem]], list[Failure]]:
+    """Each line with its resolved options, once for each branch; what is wrong with a `for_each`, by its
+    key; and the interpolations that failed."""
+    ways: list[tuple[Line, Branch, Any]] = []
+    wrong: list[tuple[str, Problem]] = []
+    failures: list[Failure] = []
+    branches = [Branch()]
+    for line in lines:
+        _restore_defaults(config, line)
+        options = config.steps[line.id]
+        if isinstance(options, DictConfig) and FOR_EACH in options:
+            key = f"steps.{line.id}.{FOR_EACH}"
+            value, failed = resolve(config, key)
+            failures += failed
+            try:
+                branches = branches if failed else parted(branches, line, value)
+            except WrongError as error:
+                wrong.append((key, error.problem))
+            if failed or wrong:
+                branches = [Branch(("unknown",))]
+                continue
+        for branch in branches:
+            with standing(config, branch):
+                values, failed = resolve(config, f"steps.{line.id}")
+            failures += failed
+            if isinstance(values, dict):
+                values.pop(FOR_EACH, None)
+            ways.append((line, branch, values))
+    return ways, wrong, failures
 
 
 def _restore_defaults(config: DictConfig, line: Line) -> None:

@@ -24,9 +24,11 @@ from pipeline.steps import Step, all_steps, nearest
 
 TOP_KEYS = ("name", "params", "steps", "engine", "device", "seed", "tags")
 """All that a recipe can set."""
-RESERVED = (*TOP_KEYS, "tracking", "run", "hydra", "step", "defaults")
+RESERVED = (*TOP_KEYS, "tracking", "run", "branch", "hydra", "step", "defaults")
 """Names that a step's id cannot take, because on the command line they mean something else."""
 NO_PRESET = "default"
+FOR_EACH = "for_each"
+"""What any step may have beside its options."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _RECIPE_NAME = re.compile(r"[\w][\w.-]*")
 

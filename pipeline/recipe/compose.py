@@ -89,7 +89,7 @@ def fingerprint(config: DictConfig) -> str:
     """SHA-256 (hex) over a composed recipe, wherever its run's folder lies."""
     clean = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
     with flag_override(clean, ["readonly", "struct"], False):
-        clean.run = {"dir": "RUN"}
+        clean.run, clean.branch = {"dir": "RUN"}, {"name": "BRANCH"}
     try:
         data = OmegaConf.to_container(clean, resolve=True)
     except Exception:  # the recipe is wrong, which is found and said elsewhere

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
-import glob
 import itertools
 import re
 from collections.abc import Sequence
@@ -19,6 +17,7 @@ from pipeline.errors import COMMAND_LINE, Place, Problem, RecipeError
 from pipeline.recipe import loading
 from pipeline.recipe.compile import NO_PRESET
 from pipeline.recipe.hydra_app import Request
+from pipeline.recipe.matching import matching
 from pipeline.recipe.overrides import Said
 
 _NOT_OURS = {
@@ -121,7 +120,11 @@ def _values(item: Said, loader: ConfigLoaderImpl) -> list[str]:
     found: list[str] = []
     for part in parts:
         if isinstance(part, Glob):
-            names = _presets(item, part, loader) if item.preset else _paths(part)
+            names = (
+                _presets(item, part, loader)
+                if item.preset
+                else matching(part.include, part.exclude)
+            )
             if not names:
                 what = f"{', '.join(part.include)} matches nothing"
                 fix = f"the folder that it starts from is {Path.cwd()}"
@@ -139,25 +142,6 @@ def _values(item: Said, loader: ConfigLoaderImpl) -> list[str]:
 def _presets(item: Said, pattern: Glob, loader: ConfigLoaderImpl) -> list[str]:
     step = item.text.partition("=")[0].partition("@")[0].lstrip("+")
     return pattern.filter([name for name in loader.get_group_options(step) if name != NO_PRESET])
-
-
-def _paths(pattern: Glob) -> list[str]:
-    """Paths that match, `step-9` before `step-10`."""
-    found = {path for include in pattern.include for path in glob.glob(include, recursive=True)}
-    kept = [
-        path
-        for path in found
-        if not any(
-            fnmatch.fnmatch(name, exclude)
-            for exclude in pattern.exclude
-            for name in (path, Path(path).name)
-        )
-    ]
-    return sorted(kept, key=_by_number)
-
-
-def _by_number(path: str) -> list[tuple[int, str]]:
-    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", path)]
 
 
 def _unequal(said: Sequence[Said], axes: Sequence[Sequence[Option]]) -> list[Problem]:

@@ -16,7 +16,8 @@ Tracker = Literal["tensorboard", "mlflow", "wandb", "trackio"]
 
 @dataclass(frozen=True)
 class StepCall:
-    """One line of a recipe's `steps`, composed with its preset and the overrides, and typed."""
+    """One line of a recipe's `steps`, composed with its preset and the overrides, and typed. A line after a
+    `for_each` has one for each branch, side by side."""
 
     id: str
     step: Step[Any]
@@ -25,6 +26,13 @@ class StepCall:
     """An instance of `step.settings`."""
     place: Place
     """The step's line in the recipe file."""
+    branch: tuple[str, ...] = ()
+    """One name for each `for_each` that leads here; none before the first."""
+
+    @property
+    def line(self) -> str:
+        """The id of the step in the recipe file, which its branches share."""
+        return self.id.removesuffix("." + "-".join(self.branch)) if self.branch else self.id
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException, OverrideParseException
 
 from pipeline.errors import COMMAND_LINE, Problem
-from pipeline.recipe.compile import RESERVED, TOP_KEYS, Compiled, Line
+from pipeline.recipe.compile import FOR_EACH, RESERVED, TOP_KEYS, Compiled, Line
 from pipeline.steps import all_steps, nearest, options_of
 
 Presets = Callable[[str], Sequence[str]]
@@ -142,9 +142,13 @@ def _understand(parsed: Override, typed: str, compiled: Compiled, presets: Prese
         return Said(typed, f"++steps.{plain}={value}", plain, content)
     if len(parts) > 1:
         _check_option(line, parts[1])
-    # `++` where Hydra would refuse what is right: a new key inside an option that is a mapping.
+    # `++` where Hydra would refuse what is right: a new key, also inside an option that is a mapping.
     added = (
-        len(parts) > 2 or isinstance(content, Mapping) or parsed.is_add() or parsed.is_force_add()
+        len(parts) > 2
+        or parts[1:] == [FOR_EACH]
+        or isinstance(content, Mapping)
+        or parsed.is_add()
+        or parsed.is_force_add()
     )
     prefix = "~" if parsed.is_delete() else "++" if added else ""
     return Said(typed, f"{prefix}steps.{plain}{equals}{value}", plain, content, sweep=sweep)
@@ -218,7 +222,7 @@ def _check_searchpath(folders: Any) -> None:
 
 
 def _check_option(line: Line, name: str) -> None:
-    known = list(options_of(line.step.settings))
+    known = [*options_of(line.step.settings), FOR_EACH]
     key = f"{line.id}.{name}"
     if name == "preset":
         raise _Wrong("a preset is chosen by the step's id alone", f"write {line.id}=PRESET", key)

@@ -77,6 +77,9 @@ def _failure(root: DictConfig, key: str, raw: str, error: Exception) -> Failure:
             f"{raw} has no value yet: `{target}` must be given",
             f"on the command line: {target}=VALUE",
         )
+        if target == "branch.name":
+            fix = "it stands for one where an earlier step, or this one, has `for_each`"
+            problem = Problem(f"{raw}: there are no branches here", fix)
     elif isinstance(error, InterpolationKeyError):
         match = re.search(r"Interpolation key '(.*?)' not found", said)
         target = match.group(1) if match else raw

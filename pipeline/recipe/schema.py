@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from pipeline.recipe.compile import NO_PRESET, TOP_KEYS
+from pipeline.recipe.compile import FOR_EACH, NO_PRESET, TOP_KEYS
 from pipeline.recipe.head import Head
 from pipeline.recipe.presets import shipped_presets
 from pipeline.steps import Step, all_steps, options_of
@@ -68,12 +68,18 @@ def _step(step: Step[Any]) -> dict[str, Any]:
         "pattern": "^[A-Za-z_][A-Za-z0-9_]*$",
         "description": "What to call this step in overrides and results; by default its name.",
     }
+    for_each = {
+        "description": "Part the recipe into branches here: a pattern of folders, a list of values, or a "
+        "mapping from the branch's name to its value. A value of several options is a mapping.",
+        "type": ["string", "array", "object"],
+        "examples": ["adapters/*"],
+    }
     options = {
         name: _or_interpolation(schema) for name, schema in _properties(step.settings).items()
     }
     mapping = {
         "type": "object",
-        "properties": {"preset": preset, "id": id, **options},
+        "properties": {"preset": preset, "id": id, FOR_EACH: for_each, **options},
         "additionalProperties": False,
     }
     named: list[Any] = [{"type": "string", "examples": presets}] if presets else []
@@ -84,9 +90,7 @@ def _properties(settings: Any) -> dict[str, Any]:
     """The schema of each option, with nothing left to look up elsewhere."""
     whole = TypeAdapter(settings).json_schema()
     shared = whole.get("$defs", {})
-    return {
-        name: _inlined(whole["properties"][name], shared) for name in options_of(settings)
-    }
+    return {name: _inlined(whole["properties"][name], shared) for name in options_of(settings)}
 
 
 def _inlined(schema: Any, shared: dict[str, Any]) -> Any:

@@ -3,19 +3,53 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.accounting.direct import Work
-from pipeline.accounting.layout import index_of, lay_out
-from pipeline.checkpoint.journal import Finished
+from pipeline.accounting.layout import Shard, index_of, lay_out
+from pipeline.checkpoint.identity import Identity
+from pipeline.checkpoint.journal import Finished, Journal
 from pipeline.realise.outcome import check_changed, facts, unchanged_text
-from pipeline.realise.stream.engine import write_shards
+from pipeline.realise.stream.engine import write_outputs
+from pipeline.realise.stream.output import Output
 from pipeline.realise.stream.resuming import check_unchanged, identities, resume
 
 if TYPE_CHECKING:
     from pipeline.realise.stream.modules import Modules
     from pipeline.run import RunContext
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One model on its way into a folder."""
+
+    work: Work
+    shards: list[Shard]
+    inputs: Mapping[Path, Identity]
+    """As they were when it began."""
+    journal: Journal
+    output: Output
+    """What earlier runs have not finished."""
+
+    @property
+    def bytes(self) -> int:
+        """That are to be written."""
+        return sum(tensor.bytes for shard in self.output.shards for tensor, _ in shard.tensors)
+
+
+def begin_stream(
+    run: RunContext, work: Work, folder: Path, *, max_shard_bytes: int, by: Modules | None = None
+) -> Stream:
+    """Get a folder ready that `publishing` gave: what an earlier run finished of the same work stays."""
+    shards = lay_out(work.tensors, max_shard_bytes)
+    inputs = identities(run, work)
+    journal = resume(run, folder, shards, inputs)
+    rest = [shard for shard in shards if shard.name not in journal.finished]
+    output = Output(folder, rest, work.safe, journal.add, by.make if by else None)
+    return Stream(work, shards, inputs, journal, output)
 
 
 def stream_weights(
@@ -24,25 +58,20 @@ def stream_weights(
     """Write the weights, their index and the config into a folder that `publishing` gave.
 
     `by` makes the tensors of the work that have no base. Returns the files of weights. Those that an earlier
-    run finished of the same work are not written again.
+    run finished of the same work, or a pass with other branches before this step, are not written again.
 
     Raises MergeError when a merged value is not finite, or when the merge changes nothing.
     """
-    shards = lay_out(work.tensors, max_shard_bytes)
-    inputs = identities(run, work)
-    journal = resume(run, folder, shards, inputs)
-    rest = [shard for shard in shards if shard.name not in journal.finished]
-    with run.bar("merging", sum(t.bytes for s in rest for t, _ in s.tensors), unit="B") as bar:
-        write_shards(
-            rest,
-            folder,
-            safe=work.safe,
-            advance=bar.advance,
-            finished=journal.add,
-            make=by.make if by else None,
-        )
-    check_unchanged(inputs)
-    changed = {key for entry in journal.finished.values() for key in entry.changed}
+    stream = run.ahead.pop(folder, None)
+    if stream is None:
+        stream = begin_stream(run, work, folder, max_shard_bytes=max_shard_bytes, by=by)
+        with run.bar("merging", stream.bytes, unit="B") as bar:
+            write_outputs([stream.output], advance=bar.advance)
+    if stream.output.error is not None:
+        raise stream.output.error
+    check_unchanged(stream.inputs)
+    finished = stream.journal.finished.values()
+    changed = {key for entry in finished for key in entry.changed}
     claimed = by.claimed if by else {t.key.removesuffix(".weight"): {t.key} for t in work.folded}
     if claimed:
         unchanged = [name for name, keys in claimed.items() if changed.isdisjoint(keys)]
@@ -50,13 +79,14 @@ def stream_weights(
         run.metrics(facts(len(claimed), len(unchanged)))
         if unchanged:
             run.warn(unchanged_text(unchanged, len(claimed)))
-    if len(shards) > 1:
-        (folder / "model.safetensors.index.json").write_text(index_of(shards), encoding="utf-8")
+    if len(stream.shards) > 1:
+        index = index_of(stream.shards)
+        (folder / "model.safetensors.index.json").write_text(index, encoding="utf-8")
     if by is None:
         _write_config(work, folder)
     else:
         by.write_config(folder)
-    return list(journal.finished.values())
+    return list(finished)
 
 
 def _write_config(work: Work, folder: Path) -> None:
