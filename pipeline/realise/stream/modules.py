@@ -22,7 +22,7 @@ from pipeline.realise.load import dequantize_model
 from pipeline.realise.recast import recast
 from pipeline.realise.stream.plain import plain_tensors
 from pipeline.realise.stream.reading import Reader, form_of
-from pipeline.realise.stream.structure import Structure, saved_state, structure
+from pipeline.realise.stream.structure import Structure, modules_above, saved_state, structure
 from pipeline.realise.stream.windows import Claims, Window, claims_of, units_of, windows
 from pipeline.realise.ties import set_parameter
 from pipeline.realise.wide import summed_layers
@@ -139,7 +139,7 @@ def plan_modules(blueprint: Blueprint, dtype: Dtype, reader: Reader, labels: int
 
 def part_of(of: Structure, modules: Collection[str]) -> Any:
     """A model that has only some modules of the whole one, under their own names, still without values."""
-    needed = {above for name in modules for above in _with_above(name)}
+    needed = {above for name in modules for above in (*modules_above(name), name)}
 
     def part(module: Any, path: str) -> Any:
         own = copy.copy(module)
@@ -209,11 +209,6 @@ def _in_order(tensors: Iterable[Tensor], of: Structure, reader: Reader) -> list[
         return min((place[key] for key in keys), default=len(place))
 
     return sorted(tensors, key=lambda tensor: (first(tensor.key), tensor.key))
-
-
-def _with_above(name: str) -> list[str]:
-    parts = name.split(".")
-    return [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
 
 
 def _bytes_of(tensor: torch.Tensor) -> memoryview:

@@ -83,22 +83,18 @@ class Structure:
 
     def keys_of(self, module: str) -> frozenset[str]:
         """Keys of the output that hold something of a module, whole or in part."""
-        own = [
-            key
-            for name, keys in self._keys.items()
-            if name.startswith(f"{module}.")
-            for key in keys
-        ]
-        return frozenset(own)
+        return frozenset(self._keys.get(module, ()))
 
     @cached_property
-    def _keys(self) -> Mapping[str, list[str]]:
-        """By name in the model; tied ones have the key that stands for both."""
-        found: defaultdict[str, list[str]] = defaultdict(list)
+    def _keys(self) -> Mapping[str, set[str]]:
+        """By module; of tied places both have the key that stands for them."""
+        tied = {name: group for group in self.ties for name in group}
+        found: defaultdict[str, set[str]] = defaultdict(set)
         for key, out in self.outs.items():
             for name in out.names:
-                for tied in next((group for group in self.ties if name in group), (name,)):
-                    found[tied].append(key)
+                for place in tied.get(name, (name,)):
+                    for module in modules_above(place):
+                        found[module].add(key)
         return found
 
     @cached_property
@@ -123,6 +119,12 @@ class Structure:
     def ties(self) -> list[tuple[str, ...]]:
         """Groups of names that share a parameter."""
         return [group.names for group in tied_groups(self.end)]
+
+
+def modules_above(name: str) -> list[str]:
+    """All modules that a dotted name lies in: `a` and `a.b` of `a.b.weight`."""
+    parts = name.split(".")
+    return [".".join(parts[:end]) for end in range(1, len(parts))]
 
 
 def structure(blueprint: Blueprint, dtype: Dtype, reader: Reader, labels: int | None) -> Structure:

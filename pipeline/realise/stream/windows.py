@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pipeline.blueprint import Adapter
 from pipeline.checkpoint.adapter import inspect_adapter
 from pipeline.realise.attach import PREFIX, lacks, tensor_names, unclaimed
-from pipeline.realise.stream.structure import Structure
+from pipeline.realise.stream.structure import Structure, modules_above
 
 BUDGET = 64 << 20
 """Bytes of the output that a window makes, where one unit is not larger."""
@@ -117,9 +117,7 @@ def _targets(adapter: Adapter, of: Structure) -> list[str]:
 
 def _longest(name: str, modules: frozenset[str]) -> str:
     """The longest beginning of a dotted name that names a module, or nothing."""
-    parts = name.split(".")
-    ends = range(len(parts) - 1, 0, -1)
-    return next((m for end in ends if (m := ".".join(parts[:end])) in modules), "")
+    return next((module for module in reversed(modules_above(name)) if module in modules), "")
 
 
 def _lacks_target(unit: Window, claim: Claims) -> bool:
@@ -148,7 +146,7 @@ def units_of(of: Structure, claims: Sequence[Claims]) -> list[Window]:
     group = _Groups()
     claimed = {module for claim in claims for module in claim.modules.values()}
     for name in of.names:
-        for module in _above(name):
+        for module in modules_above(name):
             if module in claimed:
                 group.join(module, name)
     together = [*of.ties, *(out.names for out in of.outs.values())]
@@ -201,12 +199,6 @@ def _parts(modules: set[str], claims: Sequence[Claims]) -> dict[Adapter, frozens
         if names:
             found[claim.adapter] = frozenset(names) | claim.shared
     return found
-
-
-def _above(name: str) -> list[str]:
-    """All modules that a dotted name lies in."""
-    parts = name.split(".")
-    return [".".join(parts[:end]) for end in range(1, len(parts))]
 
 
 def _witnessed(
