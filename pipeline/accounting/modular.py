@@ -10,6 +10,9 @@ import re
 from pipeline.blueprint import Adapter, Blueprint
 from pipeline.checkpoint.adapter import inspect_adapter
 
+BUDGET = 64 << 20
+"""Bytes of the output whose modules are in memory together, where one is not larger."""
+
 MODULAR = frozenset(
     {
         "ADALORA", "BEFT", "BOFT", "C3A", "DEFT", "DELORA", "FOURIERFT", "GLORA", "GRALORA", "HIRA", "HRA",

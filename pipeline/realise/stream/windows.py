@@ -13,13 +13,11 @@ from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
+from pipeline.accounting.modular import BUDGET
 from pipeline.blueprint import Adapter
 from pipeline.checkpoint.adapter import inspect_adapter
 from pipeline.realise.attach import PREFIX, lacks, tensor_names, unclaimed
 from pipeline.realise.stream.structure import Structure, modules_above
-
-BUDGET = 64 << 20
-"""Bytes of the output that a window makes, where one unit is not larger."""
 
 _BESIDE_LAYERS = re.compile(r"\.(?:modules_to_save|original_module|token_adapter)\.")
 """In names of tensors that replace one of the base's, or some of its rows."""
