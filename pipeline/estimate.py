@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from pipeline.accounting.layout import Tensor
+from pipeline.accounting.modular import BUDGET
 from pipeline.accounting.processor import cores
 from pipeline.blueprint import Blueprint, Dtype
 from pipeline.checkpoint.adapter import inspect_adapter
@@ -24,8 +25,6 @@ _SUMMED_BY_TORCH = 210_000_000
 _BUFFER = 1 << 20
 _FACTORS_AT_ONCE = 32 << 20
 """Of all outputs that one thread has in hand, where they are several."""
-_WINDOW = 256 << 20
-"""Bytes of the modules that are in memory together, where one is not larger."""
 _COPIES = 3
 """Of each: as it is read, as it is merged, and as it is written."""
 
@@ -90,7 +89,7 @@ def modular_bytes(blueprint: Blueprint) -> int:
     base = inspect_base(blueprint.base)
     dtype = blueprint.dequantize_dtype or blueprint.base.dtype or base.dtype
     sizes = (math.prod(t.shape) for name, t in base.tensors.items() if not _kept_whole(name))
-    window = max(_WINDOW, max(sizes, default=0) * BYTES[dtype])
+    window = max(BUDGET, max(sizes, default=0) * BYTES[dtype])
     return LIBRARIES + _COPIES * window + sum(_adapter_bytes(blueprint))
 
 
