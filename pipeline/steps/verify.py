@@ -172,6 +172,7 @@ def _kinds(settings: VerifySettings, run: RunContext, blueprint: Blueprint) -> t
 def _compare_whole(settings: VerifySettings, run: RunContext, folder: Folder) -> list[str]:
     """What is outside the bounds of the whole model, in words."""
     from pipeline.checkpoint.beside import target_of
+    from pipeline.proof.reference import NEW_TOKENS
     from pipeline.proof.whole import prove_whole
 
     prompts = settings.prompts
@@ -196,7 +197,11 @@ def _compare_whole(settings: VerifySettings, run: RunContext, folder: Folder) ->
         f"{target_of(folder.path).name} against the trained model, {found.positions} positions: error "
         f"{found.error:.2%}, KL {found.kl:.2g}, top-1 {found.top1:.1%}"
         + ("" if kept is None else f", {kept:.1%} of the adapters' effect kept")
-        + ("" if proof.same_text is None else f"; same text for {proof.same_text} tokens and more")
+        + (
+            ""
+            if proof.same_text is None
+            else f"; the same text for at least {proof.same_text} of {NEW_TOKENS} tokens"
+        )
     )
     bounds = _asked(settings, proof.default)
     run.bounds(
