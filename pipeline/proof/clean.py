@@ -7,34 +7,17 @@ import os
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import pipeline
 from pipeline.blueprint import Dtype
 from pipeline.checkpoint.beside import target_of
 from pipeline.errors import VerificationError
-from pipeline.proof.logits import Request
-
-if TYPE_CHECKING:
-    import torch
+from pipeline.proof.logits import Answers, Request
 
 log = logging.getLogger("mergeline")
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What the clean process found."""
-
-    logits: list[torch.Tensor]
-    """For each prompt (positions, classes), float32."""
-    token_ids: list[list[int]]
-    """As the folder's own tokenizer made them."""
-    written: list[list[int]]
-    """How the model continues each prompt; none where it does not write."""
-    dtype: Dtype
-    """What the saved model computes in."""
 
 
 def ask(request: Request, scratch: Path) -> Answers:

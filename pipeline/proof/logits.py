@@ -12,9 +12,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from pipeline.blueprint import Base, Placement, Task
+from pipeline.blueprint import Base, Dtype, Placement, Task
 from pipeline.errors import InputError, MergelineError
 from pipeline.proof.device import input_device
 from pipeline.proof.write import own_generation_config
@@ -54,6 +54,20 @@ class Request:
         fields["prompts"] = tuple(fields["prompts"])
         fields["token_ids"] = tuple(map(tuple, fields["token_ids"]))
         return Request(base=base, **fields)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a saved folder says."""
+
+    logits: list[torch.Tensor]
+    """For each prompt (positions, classes), float32."""
+    token_ids: list[list[int]]
+    """As the folder's own tokenizer made them."""
+    written: list[list[int]]
+    """How the model continues each prompt; none where it does not write."""
+    dtype: Dtype
+    """What the saved model computes in."""
 
 
 def tokenized(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
@@ -137,21 +151,13 @@ def _inputs(model: Any, task: Task, ids: torch.Tensor) -> dict[str, torch.Tensor
     return inputs
 
 
-def main(request_file: str) -> int:
-    """Answer one request; the process must not have imported peft, and cannot from here on."""
-    if "peft" in sys.modules:
-        raise RuntimeError("peft is loaded already; this must be a process of its own")
-    sys.modules["peft"] = None  # type: ignore[assignment]
-    request = Request.from_json(Path(request_file).read_text(encoding="utf-8"))
-
-    import torch
-    from safetensors.torch import save_file
+def answer(request: Request) -> Answers:
+    """Load the folder and ask it. Raises InputError when its weights are not whole, or do not load."""
     from transformers import AutoTokenizer
 
     from pipeline.checkpoint.base import inspect_base
     from pipeline.realise.load import load_base_model, torch_device
 
-    torch.set_num_threads(request.threads)
     base = replace(request.base, quantization=inspect_base(request.base).quantization)
     loaded = load_base_model(base, torch_device(request.device))
     if loaded.invented:
@@ -165,14 +171,32 @@ def main(request_file: str) -> int:
             base.model, local_files_only=True, trust_remote_code=base.trust_remote_code
         )
         ids = tokenized(tokenizer, request.prompts)
-    tensors = {f"logits.{i}": rows for i, rows in enumerate(answers(loaded.model, base.task, ids))}
-    tensors |= {f"ids.{i}": torch.tensor(row) for i, row in enumerate(ids)}
-    written = continuations(loaded.model, base.task, ids, request.new_tokens)
-    tensors |= {f"written.{i}": torch.tensor(row) for i, row in enumerate(written)}
+    return Answers(
+        logits=answers(loaded.model, base.task, ids),
+        token_ids=ids,
+        written=continuations(loaded.model, base.task, ids, request.new_tokens),
+        dtype=cast(Dtype, str(loaded.model.dtype).removeprefix("torch.")),
+    )
+
+
+def main(request_file: str) -> int:
+    """Answer one request; the process must not have imported peft, and cannot from here on."""
+    if "peft" in sys.modules:
+        raise RuntimeError("peft is loaded already; this must be a process of its own")
+    sys.modules["peft"] = None  # type: ignore[assignment]
+    request = Request.from_json(Path(request_file).read_text(encoding="utf-8"))
+
+    import torch
+    from safetensors.torch import save_file
+
+    torch.set_num_threads(request.threads)
+    found = answer(request)
+    tensors = {f"logits.{i}": rows for i, rows in enumerate(found.logits)}
+    tensors |= {f"ids.{i}": torch.tensor(row) for i, row in enumerate(found.token_ids)}
+    tensors |= {f"written.{i}": torch.tensor(row) for i, row in enumerate(found.written)}
     if sys.modules["peft"] is not None or any(name.startswith("peft.") for name in sys.modules):
         raise RuntimeError("peft was imported on the way")
-    dtype = str(loaded.model.dtype).removeprefix("torch.")
-    save_file(tensors, request.output, metadata={"dtype": dtype})
+    save_file(tensors, request.output, metadata={"dtype": found.dtype})
     return 0
 
 

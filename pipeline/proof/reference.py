@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
@@ -66,7 +67,7 @@ def listen(run: RunContext, folder: Folder, prompts: Sequence[str]) -> tuple[Ref
         if prompts:
             raise
         run.note("there is no tokenizer, so random tokens are compared")
-        ids = _random_tokens(live.model)
+        ids = random_tokens(live.model)
         texts = tuple(f"random tokens {i}" for i in range(len(ids)))
         request = replace(request, token_ids=tuple(map(tuple, ids)))
     task = trained.base.task
@@ -74,8 +75,11 @@ def listen(run: RunContext, folder: Folder, prompts: Sequence[str]) -> tuple[Ref
     written = continuations(live.model, task, ids, NEW_TOKENS)
     without = None
     if trained.adapters:
-        with live.model.disable_adapter():
-            without = answers(live.model, task, ids)
+        with warnings.catch_warnings():
+            # Biases that were trained stay when adapters are disabled: `kept` is of the rest.
+            warnings.filterwarnings("ignore", message="Careful, disabling adapter layers")
+            with live.model.disable_adapter():
+                without = answers(live.model, task, ids)
     config = live.model.config
     dtype = cast(Dtype, str(config.dtype).removeprefix("torch."))
     layers = getattr(config.get_text_config(), "num_hidden_layers", None) or 1
@@ -85,7 +89,8 @@ def listen(run: RunContext, folder: Folder, prompts: Sequence[str]) -> tuple[Ref
     return Reference(texts, ids, logits, without, written, dtype, held, layers), request
 
 
-def _random_tokens(model: Any) -> list[list[int]]:
+def random_tokens(model: Any) -> list[list[int]]:
+    """Token ids of a fixed seed, for a model without a tokenizer."""
     import torch
 
     generator = torch.Generator().manual_seed(0)

@@ -11,8 +11,9 @@ from pipeline import estimate, memory
 from pipeline.blueprint import Blueprint, Folder
 from pipeline.checkpoint.beside import target_of
 from pipeline.errors import VerificationError
-from pipeline.proof.clean import Answers, ask
+from pipeline.proof.clean import ask
 from pipeline.proof.compare import Difference, compare
+from pipeline.proof.logits import Answers
 from pipeline.proof.reference import Reference, listen
 from pipeline.proof.tolerance import Tolerance, default_tolerance
 
