@@ -20,7 +20,7 @@ from pipeline.checkpoint.lock import only_writer
 from pipeline.checkpoint.source import Source
 from pipeline.errors import is_interruption
 from pipeline.explain import explain
-from pipeline.manifest import ErrorRecord, Figure, FileRecord, Manifest, StepRecord
+from pipeline.manifest import ErrorRecord, Figure, FileRecord, Histogram, Manifest, StepRecord
 from pipeline.recipe.model import Recipe, StepCall
 
 if TYPE_CHECKING:
@@ -148,6 +148,10 @@ class RunContext:
         """Record figures of single modules, by the module's name; the page draws them by layer."""
         self.record.modules |= {name: manifest.for_json(found) for name, found in figures.items()}
 
+    def histogram(self, name: str, found: Histogram) -> None:
+        """Record how often values occur; the page draws it."""
+        self.record.histograms[name] = found
+
     def made(self, path: Path, hashes: Mapping[str, str] | None = None) -> None:
         """Record a file or folder that this step wrote; its files are hashed into the manifest.
 
@@ -219,6 +223,7 @@ def _run(recipe: Recipe, plan: Plan, console: Console) -> Manifest:
             console.run_started(recipe)
             with _hashing_inputs(plan) as context.hashing:
                 _run_steps(recipe, plan, context, record)
+                record.write()
                 _finish_inputs(plan, context, record)
             record.status = "failed" if record.error else "done"
         except _StepFailedError:
@@ -258,7 +263,8 @@ def _run_steps(recipe: Recipe, plan: Plan, context: RunContext, record: Manifest
             continue
         context.state, context.record = states[call.id], entry
         entry.status = "running"
-        record.write()
+        if call.step.action is not None:  # the others are done before anybody could look
+            record.write()
         context.console.step_started(number, len(entries), call.id, entry.does)
         memory.reset_peak()
         started = time.perf_counter()
@@ -286,7 +292,6 @@ def _run_steps(recipe: Recipe, plan: Plan, context: RunContext, record: Manifest
         finally:
             entry.seconds = round(time.perf_counter() - started, 3)
             entry.peak_memory_bytes = memory.peak_bytes()
-            record.write()
         if entry.status == "done":
             context.console.step_done(call.id, entry.seconds)
 
