@@ -107,7 +107,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         make_base(tmp_path / name)
     for name in ADAPTERS:
         make_adapter(tmp_path / name)
-    for name in ("train.jsonl", "held_out.jsonl"):
+    (tmp_path / "outputs/demo/data").mkdir()
+    for name in ("train.jsonl", "held_out.jsonl", "outputs/demo/data/held_out.jsonl"):
         (tmp_path / name).write_text('{"text": "Once upon a time."}\n', encoding="utf-8")
     for block in blocks("csv", "jsonl"):
         (tmp_path / f"jobs.{block.kind}").write_text(block.text, encoding="utf-8")

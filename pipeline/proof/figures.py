@@ -51,7 +51,7 @@ def changes(this: Figures, base: Figures) -> dict[str, float]:
 def table(this: Figures, base: Figures | None) -> str:
     """A line for each figure, in columns, and what it was measured on."""
     if base is None:
-        lines = _columns([[name, _value(value)] for name, value in this.values.items()])
+        lines = columns([[name, _value(value)] for name, value in this.values.items()])
     else:
         rows = [
             [
@@ -62,7 +62,7 @@ def table(this: Figures, base: Figures | None) -> str:
             ]
             for name, change in changes(this, base).items()
         ]
-        lines = _columns([["", "base", "this", "change"], *rows])
+        lines = columns([["", "base", "this", "change"], *rows])
     about = ", ".join(f"{name} {amount:,}" for name, amount in this.measured_on.items())
     return "\n".join([*lines, about])
 
@@ -71,7 +71,7 @@ def _value(value: float) -> str:
     return f"{value:.4g}" if abs(value) < 10_000 else f"{value:.3e}"
 
 
-def _columns(rows: list[list[str]]) -> list[str]:
+def columns(rows: list[list[str]]) -> list[str]:
     """The first column to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [

@@ -61,7 +61,11 @@ def measure(
     done: Callable[[float], object] = lambda examples: None,
 ) -> Loss:
     """Loss over all examples, each token weighing the same; `done` is told of each batch."""
-    scores = score(model, task, examples, batch_size=batch_size, pad_id=pad_id, done=done)
+    return total(score(model, task, examples, batch_size=batch_size, pad_id=pad_id, done=done))
+
+
+def total(scores: Sequence[Score]) -> Loss:
+    """The loss over examples that were scored one by one."""
     return Loss(
         -math.fsum(s.likelihood for s in scores),
         sum(s.counted for s in scores),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.blueprint import Task
 from pipeline.data import kind_of
-from pipeline.encode import encode, pad_token
+from pipeline.encode import Example, encode, pad_token
 from pipeline.errors import InputError
 from pipeline.proof.figures import Figures
 from pipeline.proof.loss import measure
@@ -106,8 +106,22 @@ def window_of(live: LiveModel, asked: int | None, most: int = MOST) -> int:
     return asked or min(limit, most)
 
 
-def _know(records: Sequence[Record], live: LiveModel, run: RunContext, way: Way) -> Figures:
-    """How well the model knows texts, pairs, messages or labelled texts."""
+@dataclass(frozen=True)
+class Known:
+    """Texts, pairs, messages or labelled texts as a model reads them."""
+
+    examples: Sequence[Example]
+    window: int
+    """Tokens at once."""
+    stride: int
+    """Tokens from one window of a text to the next."""
+
+
+def read_for(live: LiveModel, records: Sequence[Record], run: RunContext, way: Way) -> Known:
+    """What to ask a model to see how well it knows the examples; warns of those that were cut off.
+
+    Raises InputError when nothing of them can be measured.
+    """
     task = live.blueprint.base.task
     window = window_of(live, way.window, MOST_OF_A_TEXT)
     stride = way.stride or window // 2
@@ -128,11 +142,17 @@ def _know(records: Sequence[Record], live: LiveModel, run: RunContext, way: Way)
         )
     if encoded.cut:
         run.warn(f"{encoded.cut} of {len(records)} examples were cut off at {window} tokens")
-    with run.bar("evaluating", len(encoded.examples)) as bar:
+    return Known(encoded.examples, window, stride)
+
+
+def _know(records: Sequence[Record], live: LiveModel, run: RunContext, way: Way) -> Figures:
+    task = live.blueprint.base.task
+    known = read_for(live, records, run, way)
+    with run.bar("evaluating", len(known.examples)) as bar:
         loss = measure(
             live.model,
             task,
-            encoded.examples,
+            known.examples,
             batch_size=way.batch_size,
             pad_id=pad_token(live.tokenizer),
             done=bar.advance,
@@ -142,4 +162,4 @@ def _know(records: Sequence[Record], live: LiveModel, run: RunContext, way: Way)
     values = {"loss": loss.mean, "perplexity": loss.perplexity}
     if task == "seq2seq_lm":
         return Figures(values, {"tokens": loss.counted})
-    return Figures(values, {"tokens": loss.counted, "window": window, "stride": stride})
+    return Figures(values, {"tokens": loss.counted, "window": known.window, "stride": known.stride})

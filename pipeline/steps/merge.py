@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pipeline.blueprint import Accumulate, Adapter, Blueprint, Fold, State
-from pipeline.checkpoint.adapter import inspect_adapter
-from pipeline.checkpoint.pending import is_pending
-from pipeline.errors import InputError, Refused
+from pipeline.blueprint import Accumulate, Fold, State
+from pipeline.checkpoint.mergeable import refuse_unmergeable
+from pipeline.errors import Refused
 from pipeline.steps import step, step_settings
 
 
@@ -41,22 +40,5 @@ def merge(settings: MergeSettings, state: State) -> State:
             otherwise=state.with_blueprint(folded),
         )
     for adapter in blueprint.adapters:
-        _check_mergeable(adapter, state, folded)
+        refuse_unmergeable(adapter, state, state.with_blueprint(folded))
     return state.with_blueprint(folded)
-
-
-def _check_mergeable(adapter: Adapter, state: State, folded: Blueprint) -> None:
-    if is_pending(adapter, state):
-        return
-    try:
-        found = inspect_adapter(adapter)
-    except InputError:
-        return  # `attach_adapter` has told of it
-    reason = found.why_not_mergeable()
-    if reason is not None:
-        why, instead = reason
-        raise Refused(
-            f"{adapter.path} is {found.peft_type} and cannot be merged: {why}",
-            fix=f"remove this step; {instead}",
-            otherwise=state.with_blueprint(folded),
-        )
