@@ -23,6 +23,7 @@ from pipeline.checkpoint.adapter import CONFIG, AdapterCheckpoint, check_finite,
 from pipeline.errors import MergeError
 from pipeline.memory import is_out_of_memory
 from pipeline.realise.load import device_options
+from pipeline.realise.quantized_dora import keep_as_dora_reads
 from pipeline.realise.ties import say_tied, tied_groups, untie
 
 PREFIX = "base_model.model."
@@ -62,6 +63,7 @@ def attach(
         names.append(adapter.name)
     if hasattr(model.base_model, "merge_and_unload"):  # else it is a prompt, and active
         model.base_model.set_adapter(names, inference_mode=not trainable)
+        keep_as_dora_reads(model)
     return model if trainable else model.eval()
 
 
