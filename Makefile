@@ -12,7 +12,7 @@ SIZES ?= 0.5B
 
 export PYTHON
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench parts lint format types docs browser venv clean
+.PHONY: help demo test bench branches parts lint format types docs browser venv clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ test: venv ## Run the tests
 
 bench: venv ## Time merges against PEFT and cp: make bench SIZES="0.5B 3.2B 8B"
 	@.venv/bin/python benchmarks/merge.py --sizes $(SIZES) --json outputs/bench.json $(ARGS)
+
+branches: venv ## Time one pass for eight adapters against cp: make branches SIZES=3.2B (60 GB)
+	@.venv/bin/python benchmarks/branches.py --size $(firstword $(SIZES)) --json outputs/branches.json $(ARGS)
 
 parts: venv ## Time the parts of a streamed merge, and the kernels on one core
 	@.venv/bin/python benchmarks/parts.py --size $(firstword $(SIZES))

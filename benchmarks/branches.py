@@ -1,4 +1,4 @@
-"""Time one pass for several adapters of a base: `make bench-branches` runs this.
+"""Time one pass for several adapters of a base: `make branches` runs this.
 
     python benchmarks/branches.py [--size 3.2B] [--branches 8] [--rounds 3] [--peft] [--folder DIR]
 

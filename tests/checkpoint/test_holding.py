@@ -79,3 +79,30 @@ def test_what_fails_while_it_is_written_never_waits(target: Path) -> None:
         raise MergeError("nothing changed")
     assert holding.where(target) == target
     assert list(target.parent.iterdir()) == []
+
+
+def test_what_was_begun_before_is_the_folder_that_is_published(target: Path) -> None:
+    holding = Holding()
+    begun = holding.begin(target, overwrite=False)
+    (begun / "early").write_text("before the step")
+    assert has_writer(target)
+    with holding.publishing(target, overwrite=False) as folder:
+        assert folder == begun
+        (folder / "config.json").write_text("{}")
+    assert (target / "early").read_text() == "before the step"
+    assert not has_writer(target)
+
+
+def test_what_was_only_begun_leaves_no_more_than_its_finished_files(target: Path) -> None:
+    holding = Holding()
+    begun = holding.begin(target, overwrite=False)
+    holding.drop()
+    assert not begun.exists()
+    begun = holding.begin(target, overwrite=False)
+    (begun / "model.safetensors").write_text("weights")
+    (begun / "half").write_text("")
+    Journal(begun, "key", [Finished("model.safetensors", 7, "hash", ())])
+    holding.drop()
+    assert leftovers(target, "partial") == [begun]
+    assert not (begun / "half").exists()
+    assert not has_writer(target)

@@ -17,7 +17,7 @@ VERBS = ["plan", "recipes", "run"]
     ("line", "words"),
     [
         ("mergeline r", ["recipes", "run"]),
-        ("mergeline run merge_", ["merge_lora", "merge_qlora", "merge_two"]),
+        ("mergeline run merge_", ["merge_lora", "merge_many", "merge_qlora", "merge_two"]),
         ("mergeline run merge_qlora sa", ["save.", "save="]),
         ("mergeline run merge_qlora save.over", ["save.overwrite="]),
         ("mergeline run merge_qlora -m save.dtype=float16 save.pa", ["save.path="]),
