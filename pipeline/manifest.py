@@ -79,6 +79,15 @@ class ErrorRecord(_Record):
     fix: str | None = None
 
 
+class Histogram(_Record):
+    """How often values occur."""
+
+    least: float
+    most: float
+    counts: list[int]
+    """Values in each of as many bins of equal width, from the least value to the most."""
+
+
 class StepRecord(_Record):
     """One step of the run."""
 
@@ -98,6 +107,8 @@ class StepRecord(_Record):
     """What the metrics of these names were held against."""
     modules: dict[str, dict[str, Figure]] = Field(default_factory=dict)
     """Figures of single modules, by the module's name in the model, as `model.layers.0.mlp.up_proj`."""
+    histograms: dict[str, Histogram] = Field(default_factory=dict)
+    """Such as `logit_differences`: the saved model's logits less the trained one's."""
     notes: list[str] = Field(default_factory=list)
     warnings: list[str] = Field(default_factory=list)
     outputs: list[FileRecord] = Field(default_factory=list)

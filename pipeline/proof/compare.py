@@ -7,8 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pipeline.manifest import Histogram
+
 if TYPE_CHECKING:
     import torch
+
+_BINS = 61
+"""An odd number, so that differences of nothing share the bin in the middle."""
 
 
 @dataclass(frozen=True)
@@ -72,3 +77,21 @@ def compare(
         worst=worst_at,
         positions=positions,
     )
+
+
+def histogram(reference: Sequence[torch.Tensor], other: Sequence[torch.Tensor]) -> Histogram | None:
+    """How the differences of single predictions spread, as far to the left as to the right of 0.
+
+    The tensors are those that `compare` takes. None where all are equal, or one is not a number.
+    """
+    import torch
+
+    pairs = list(zip(reference, other, strict=True))
+    furthest = [(b.double() - a.double()).abs().amax().item() for a, b in pairs]
+    largest = max(furthest, default=0.0)
+    if not largest or not all(map(math.isfinite, furthest)):
+        return None
+    counts = torch.zeros(_BINS, dtype=torch.float64)
+    for a, b in pairs:
+        counts += torch.histc(b.double() - a.double(), bins=_BINS, min=-largest, max=largest)
+    return Histogram(least=-largest, most=largest, counts=[int(count) for count in counts])

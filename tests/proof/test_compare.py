@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from pipeline.proof.compare import compare
+from pipeline.proof.compare import compare, histogram
 
 A = torch.tensor([[1.0, 3.0, 2.0], [0.0, -1.0, 4.0]])
 
@@ -57,3 +57,27 @@ def test_a_single_class_is_compared_by_its_value() -> None:
     found = compare([torch.tensor([[2.0]])], [torch.tensor([[1.0]])])
     assert found.error == pytest.approx(0.5)
     assert found.kl == 0.0
+
+
+def test_every_difference_is_in_the_histogram_whose_middle_is_nothing() -> None:
+    b = A + torch.tensor([[0.5, -0.5, 0.0], [0.0, 1.0, 0.0]])
+
+    found = histogram([A, A], [b, A])
+
+    assert found
+    assert (found.least, found.most) == (-1.0, 1.0)
+    middle = len(found.counts) // 2
+    assert {at - middle: count for at, count in enumerate(found.counts) if count} == {
+        -15: 1,
+        0: 9,
+        15: 1,
+        30: 1,
+    }
+
+
+@pytest.mark.parametrize("bad", [0.0, math.inf, math.nan])
+def test_differences_of_nothing_and_of_what_is_no_number_have_no_histogram(bad: float) -> None:
+    b = A.clone()
+    b[1, 1] += bad
+    assert histogram([A, A], [A, b]) is None
+    assert histogram([A, A], [b, A]) is None

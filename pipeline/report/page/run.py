@@ -13,6 +13,7 @@ from pipeline.manifest import Manifest, StepRecord
 from pipeline.receipt.record import FILE_NAME as RECEIPT
 from pipeline.report.page.evaluations import Evaluation, evaluation
 from pipeline.report.page.files import Files, files_of
+from pipeline.report.page.histograms import Bars, bars
 from pipeline.report.page.modules import HeatMap, ModuleTable, heat_maps, module_table
 from pipeline.report.page.verdict import Verdict, verdict
 from pipeline.report.page.words import amount, label
@@ -50,6 +51,7 @@ class Proof:
     passed: bool
     figures: tuple[Said, ...]
     maps: tuple[HeatMap, ...]
+    histograms: tuple[Bars, ...]
     modules: ModuleTable | None
 
 
@@ -116,6 +118,7 @@ def _proof(step: StepRecord) -> Proof:
         step.status == "done",
         _figures(step),
         tuple(heat_maps(step.modules)),
+        tuple(filter(None, (bars(name, found) for name, found in step.histograms.items()))),
         module_table(step.modules),
     )
 

@@ -170,6 +170,8 @@ def test_pictures_have_names_and_headings_have_their_order(browser: Browser, pag
         "Size of the delta by layer and kind of module, from 0 % to 11 %",
         "Delta kept by layer and kind of module, from 100 % to 50 %",
         "Error of the module by layer and kind of module, from 0 % to 25 %",
+        "Differences of the logits: how many of 1 120 975 lie where between -0.4 and 0.4, "
+        "in powers of ten",
     ]
     assert levels[0] == 1
     assert all(after - before <= 1 for before, after in pairwise(levels))
