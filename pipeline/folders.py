@@ -74,12 +74,14 @@ def verify(words: list[str], quiet: bool) -> int:
     )
     _add_folder(parser)
     args = parser.parse_args(words)
+    from pipeline.logs import quiet_libraries
     from pipeline.proof.folder import verify_folder
     from pipeline.report.findings_table import print_findings
     from pipeline.report.terminal import make_console
 
     try:
-        found = verify_folder(args.folder, args.base, args.adapter, make_console(quiet))
+        with quiet_libraries():
+            found = verify_folder(args.folder, args.base, args.adapter, make_console(quiet))
     except InputError as error:
         return _impossible(error)
     if args.json:

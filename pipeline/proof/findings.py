@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.errors import InputError, MergeError
+from pipeline.errors import InputError, MergeError, VerificationError
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Findings:
         """What is wrong with an input, or with a merge, is a fault, and ends the block."""
         try:
             yield
-        except (InputError, MergeError) as error:
+        except (InputError, MergeError, VerificationError) as error:
             self.fault(error.where or "", error.what)
 
     def to_dict(self) -> dict[str, Any]:

@@ -61,7 +61,39 @@ def verify_folder(
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     with console.bar("comparing", size, unit="B") as bar:
         check_origins(folder, blueprint, dtype, bar.advance, found)
+    if not found.faults:  # else the tensors at fault are named, and say it more exactly
+        _prove_modules(folder, blueprint, console, found)
     return found
+
+
+def _prove_modules(folder: Path, blueprint: Blueprint, console: Console, found: Findings) -> None:
+    """Hold each merged module against PEFT's own layer, within the bounds of the step `verify`.
+
+    The tensors may be what base and adapters make of them, and the merge still not be what was trained.
+    """
+    from pipeline.proof.module_tolerance import default_module_tolerance
+    from pipeline.proof.modules import ModuleProof, why_no_modules
+
+    why = why_no_modules(blueprint)
+    if why is None and blueprint.dequantize_from == "original":
+        why = "merged into other weights than those of the training, as was asked"
+    if why is not None:
+        found.skipped.append(f"the merged modules against the trained ones: {why}")
+        return
+    with found.refusals():
+        proof = ModuleProof(blueprint, folder)
+        with console.bar("comparing modules", proof.bytes, unit="B") as bar:
+            modules = list(proof.figures(bar.advance))
+        bounds = default_module_tolerance(proof.dtypes, len(blueprint.folds[-1].adapters))
+        for module in modules:
+            for said in bounds.broken_by(module):
+                found.fault(module.name, said)
+        if lost := bounds.lost(modules):
+            found.fault("", lost)
+        worst = max(module.error for module in modules)
+        found.checked.append(
+            f"{len(modules)} merged modules on random inputs: off by {worst:.2%} at most"
+        )
 
 
 def _check_is_model(folder: Path) -> None:

@@ -36,13 +36,13 @@ class Made:
         self.other = build_adapter(folder / "other", self.base, config, seed=9)
         self.merged = self.merge(folder / "run", self.adapter)
 
-    def merge(self, run: Path, *adapters: Path, **load: Any) -> Path:
+    def merge(self, run: Path, *adapters: Path, weights: str = "quantized", **load: Any) -> Path:
         session = Session(run)
         session.do("load_base", model=str(self.base), **load)
         for number, adapter in enumerate(adapters):
             session.do("attach_adapter", path=str(adapter), name=f"a{number}")
             if "quantization" in load:
-                session.do("dequantize")
+                session.do("dequantize", **{"from": weights})
             session.do("merge")
         session.do("save", path=str(run / "merged"), max_shard_size="100KB")
         return run / "merged"
@@ -88,7 +88,8 @@ def test_a_sound_folder_holds_and_all_of_it_was_looked_at(folder: Path) -> None:
     found = verify(folder)
 
     assert (found.faults, found.skipped) == ([], [])
-    assert found.checked[-1].startswith("7 tensors against the base's own bytes, 14 against")
+    assert found.checked[-2].startswith("7 tensors against the base's own bytes, 14 against")
+    assert found.checked[-1].startswith("14 merged modules on random inputs: off by 0.")
 
 
 @pytest.mark.parametrize(
@@ -98,6 +99,14 @@ def test_other_sound_folders_hold(made: Made, tmp_path: Path, load: dict[str, st
     found = verify(made.merge(tmp_path / "run", made.adapter, **load))
 
     assert (found.faults, found.skipped) == ([], [])
+
+
+def test_weights_that_nobody_trained_on_are_told_of(made: Made, tmp_path: Path) -> None:
+    """The folder is what its receipt says; whether that is what was trained is another question."""
+    found = verify(made.merge(tmp_path / "run", made.adapter, quantization="nf4"))
+    assert not found.skipped
+    original = made.merge(tmp_path / "other", made.adapter, quantization="nf4", weights="original")
+    assert "merged into other weights than those of the training" in verify(original).skipped[0]
 
 
 def test_two_merges_one_after_the_other_hold(made: Made, tmp_path: Path) -> None:
