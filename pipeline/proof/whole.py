@@ -11,8 +11,9 @@ from pipeline import estimate, memory
 from pipeline.blueprint import Blueprint, Folder
 from pipeline.checkpoint.beside import target_of
 from pipeline.errors import VerificationError
+from pipeline.manifest import Histogram
 from pipeline.proof.clean import ask
-from pipeline.proof.compare import Difference, compare
+from pipeline.proof.compare import Difference, compare, histogram
 from pipeline.proof.logits import Answers
 from pipeline.proof.reference import Reference, listen
 from pipeline.proof.tolerance import Tolerance, default_tolerance
@@ -32,6 +33,8 @@ class WholeProof:
     """Tokens for which the continuations of all prompts are the same; None of a model that does not write."""
     worst: str
     """The position where the error is largest, in words."""
+    differences: Histogram | None
+    """How the differences of single logits spread; None where there are none, or one is not a number."""
     default: Tolerance
     """What a right merge is within."""
 
@@ -56,7 +59,8 @@ def prove_whole(run: RunContext, folder: Folder, prompts: Sequence[str]) -> Whol
     worst = f"position {position} of the prompt {trained.texts[prompt][:60]!r}"
     pairs = list(zip(trained.written, saved.written, strict=True))
     same_text = min((_same_start(a, b) for a, b in pairs), default=None)
-    return WholeProof(found, kept, same_text, worst, default)
+    differences = histogram(trained.logits, saved.logits)
+    return WholeProof(found, kept, same_text, worst, differences, default)
 
 
 def _same_start(a: Sequence[int], b: Sequence[int]) -> int:

@@ -203,6 +203,8 @@ def _compare_whole(settings: VerifySettings, run: RunContext, folder: Folder) ->
             else f"; the same text for at least {proof.same_text} of {NEW_TOKENS} tokens"
         )
     )
+    if proof.differences is not None:
+        run.histogram("logit_differences", proof.differences)
     bounds = _asked(settings, proof.default)
     run.bounds(
         {

@@ -54,6 +54,10 @@ def test_a_right_merge_passes(session: Session, merged: Path) -> None:
     assert record.metrics["kept"] > 0.9  # type: ignore[operator]
     assert record.bounds["error"] > record.metrics["error"]  # type: ignore[operator]
     assert {"kl", "top1", "kept", "module_error", "delta_kept"} < set(record.bounds)
+    spread = record.histograms["logit_differences"]
+    classes = session.run.live().model.config.vocab_size
+    assert sum(spread.counts) == record.metrics["positions"] * classes  # type: ignore[operator]
+    assert spread.most == -spread.least == record.metrics["max_diff"]
     assert record.notes[0].startswith("merged against the trained model")
     assert [path.name for path in session.run.dir.iterdir()] == ["merged"]
 
