@@ -17,7 +17,7 @@ from peft import LoraConfig
 
 from pipeline.checkpoint.publish import publishing
 from pipeline.errors import InputError
-from pipeline.realise.stream import rows
+from pipeline.realise.stream import modules, rows, windows
 from tests.fixtures.models import build_adapter, build_base
 from tests.fixtures.session import Session, save_merged
 
@@ -129,6 +129,34 @@ def test_the_same_command_goes_on_in_the_run_folder_that_it_makes_anew(
     session = save_merged(tmp_path / "runs-2", base, adapter)
     assert 0 < finished(session) < SHARDS
     assert list((tmp_path / "runs-1").iterdir()) == []
+    assert session.run.record.metrics["modules_changed"] == 14
+
+
+def test_what_peft_makes_goes_on_too(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only modules of files that were not finished are made again."""
+    config = LoraConfig(r=2, target_modules="all-linear", use_dora=True)
+    adapter = build_adapter(tmp_path / "dora", base, config)
+    monkeypatch.setattr(windows, "BUDGET", 1)
+    made: list[Any] = []
+    realise = modules.Modules.realise
+
+    def counted(*arguments: Any) -> Any:
+        made.append(arguments)
+        if len(made) == 10:
+            raise KeyboardInterrupt
+        return realise(*arguments)
+
+    save_merged(tmp_path / "whole", base, adapter)
+    monkeypatch.setattr(modules.Modules, "realise", counted)
+    with pytest.raises(KeyboardInterrupt):
+        save_merged(tmp_path / "runs-1", base, adapter)
+    session = save_merged(tmp_path / "runs-2", base, adapter)
+
+    assert 0 < finished(session) < SHARDS
+    assert 10 < len(made) < 10 + 14
+    assert contents(tmp_path / "runs-2" / "merged") == contents(tmp_path / "whole" / "merged")
     assert session.run.record.metrics["modules_changed"] == 14
 
 
