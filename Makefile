@@ -2,7 +2,7 @@
 
 # The interpreter that .venv is made with; by default the first suitable one that is found.
 PYTHON ?=
-# More for pytest or the benchmark: make test ARGS="tests/test_secrets.py -k jwt"; make bench ARGS=--nf4
+# More for pytest or the benchmark: make test ARGS="tests/test_secrets.py -k jwt"; make bench ARGS="--bases nf4"
 ARGS ?=
 # Each test process holds torch and transformers, some 600 MB; four are enough for any machine.
 WORKERS ?= --numprocesses=auto --maxprocesses=4 --dist=worksteal
