@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,12 +50,14 @@ def prove_whole(run: RunContext, folder: Folder, prompts: Sequence[str]) -> Whol
         saved = ask(request, run.dir)
         bar.advance()
     _check_comparable(trained, saved, target_of(folder.path))
-    default = default_tolerance((trained.dtype, saved.dtype), trained.quantization, trained.layers)
-    found = compare(trained.logits, saved.logits, near=default.max_error or 0.0)
-    kept = None
+    effect = math.inf
     if trained.without_adapters is not None:
-        effect = compare(trained.logits, trained.without_adapters)
-        kept = max(0.0, 1 - found.error / effect.error) if effect.error else None
+        effect = compare(trained.logits, trained.without_adapters).error
+    default = default_tolerance(
+        (trained.dtype, saved.dtype), trained.quantization, trained.layers, effect
+    )
+    found = compare(trained.logits, saved.logits, near=default.max_error or 0.0)
+    kept = max(0.0, 1 - found.error / effect) if 0 < effect < math.inf else None
     prompt, position = found.worst
     worst = f"position {position} of the prompt {trained.texts[prompt][:60]!r}"
     pairs = list(zip(trained.written, saved.written, strict=True))

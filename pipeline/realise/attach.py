@@ -149,7 +149,8 @@ def _attach_one(
             ):
                 warnings.filterwarnings("ignore", message=message)
             if only is not None:  # what the config names may be in other parts of the model
-                warnings.filterwarnings("ignore", message=".*were ignored|.*was matched")
+                for message in (".*were ignored", ".*was matched", ".*no modules were excluded"):
+                    warnings.filterwarnings("ignore", message=message)
             if first:
                 model = PeftModel.from_pretrained(
                     model,

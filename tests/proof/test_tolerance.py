@@ -3,7 +3,7 @@ from __future__ import annotations
 import math
 
 from pipeline.proof.compare import Difference
-from pipeline.proof.tolerance import Tolerance
+from pipeline.proof.tolerance import Tolerance, default_tolerance
 
 FINE = Difference(
     error=0.01, kl=0.001, top1=0.99, max_diff=0.2, mean_diff=0.1, worst=(0, 0), positions=9
@@ -36,3 +36,10 @@ def test_infinite_and_undefined_figures_break_a_bound() -> None:
 def test_a_bound_of_none_is_not_checked() -> None:
     far = Difference(math.inf, math.inf, 0.0, math.inf, math.inf, (0, 0), 9)
     assert Tolerance(None, None, None, None, None).broken_by(far, kept=0.0) == []
+
+
+def test_an_effect_that_drowns_in_roundings_is_not_judged() -> None:
+    def least(effect: float) -> float | None:
+        return default_tolerance(["bfloat16"], None, layers=2, effect=effect).min_kept
+
+    assert (least(0.02), least(0.1)) == (None, 0.5)
