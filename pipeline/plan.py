@@ -310,8 +310,9 @@ def _peak_memory(
             peaks.append(estimate.stream_bytes(choice.work.tensors))
         elif choice and choice.engine == "stream":
             peaks.append(estimate.modular_bytes(blueprint))
-        elif choice or call.step.live:
-            peaks.append(_live_bytes(blueprint) + estimate.LIBRARIES)
+        else:
+            models = [blueprint] if choice else call.step.models(blueprint)
+            peaks += [_live_bytes(model) + estimate.LIBRARIES for model in models]
     return max(peaks, default=None)
 
 

@@ -27,11 +27,13 @@ class Variant:
 
     @property
     def said(self) -> str:
-        """The lines of a recipe that make it, between `attach_adapter` and `save`."""
+        """What makes it, as the lines of a recipe between `attach_adapter` and `save`."""
         lines = [
             f"dequantize: {{from: {self.blueprint.dequantize_from}}}"
         ] * self.blueprint.dequantize
         lines.append(f"merge: {{accumulate: {self.blueprint.folds[-1].accumulate}}}")
+        if self.requantized:
+            lines.append("quantized again")
         return ", ".join(lines)
 
 

@@ -29,7 +29,7 @@ import difflib
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import field
 from typing import (
     TYPE_CHECKING,
@@ -46,7 +46,7 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 from pydantic.fields import FieldInfo
 
-from pipeline.blueprint import State
+from pipeline.blueprint import Blueprint, State
 
 if TYPE_CHECKING:
     from pipeline.run import RunContext
@@ -55,6 +55,9 @@ S = TypeVar("S")
 
 Thing = Literal["base", "adapter", "model folder", "adapter folder"]
 """What a step can need from the steps before it, or make for those after it."""
+
+Live = bool | Callable[[Blueprint], Sequence[Blueprint]]
+"""Whether an action has the model of its step in memory; or which models it makes of it, one at a time."""
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(field,))
@@ -88,7 +91,7 @@ class Step(Generic[S]):
         describe: Callable[[S, State], State],
         needs: Iterable[Thing],
         makes: Iterable[Thing],
-        live: bool,
+        live: Live,
     ) -> None:
         self.describe = describe
         self.name = describe.__name__
@@ -96,13 +99,17 @@ class Step(Generic[S]):
         self.settings: type[S] = get_type_hints(describe)["settings"]
         self.needs = frozenset(needs)
         self.makes = frozenset(makes)
-        self.live = live
+        self._live = live
         self.action: Callable[[S, RunContext], None] | None = None
 
     @property
     def summary(self) -> str:
         """The first paragraph of the documentation, in one line."""
         return " ".join(self.doc.partition("\n\n")[0].split())
+
+    def models(self, blueprint: Blueprint) -> Sequence[Blueprint]:
+        """Those that the action has in memory, one at a time, where it works on `blueprint`."""
+        return self._live(blueprint) if callable(self._live) else [blueprint] * self._live
 
     def act(self, function: Callable[[S, RunContext], None]) -> Callable[[S, RunContext], None]:
         """Decorator for the function that does the work of this step during a run."""
@@ -114,12 +121,12 @@ _registry: dict[str, Step[Any]] = {}
 
 
 def step(
-    *, needs: Iterable[Thing] = (), makes: Iterable[Thing] = (), live: bool = False
+    *, needs: Iterable[Thing] = (), makes: Iterable[Thing] = (), live: Live = False
 ) -> Callable[[Callable[[S, State], State]], Step[S]]:
     """Register a describing function as a step.
 
     `needs` and `makes` let a recipe be refused before anything is read when a step comes too early;
-    `live` says that its action has the model in memory, which the plan counts.
+    `live` says that its action has the model in memory, or which other ones; the plan counts them.
     """
 
     def register(describe: Callable[[S, State], State]) -> Step[S]:

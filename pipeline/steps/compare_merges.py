@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from pipeline.blueprint import State
+from pipeline.blueprint import Blueprint, State
 from pipeline.checkpoint.mergeable import refuse_unmergeable
 from pipeline.data import read_records
 from pipeline.errors import InputError, Refused
 from pipeline.proof.on_data import kind_for
+from pipeline.proof.variants import variants, wished_for
 from pipeline.steps import step, step_settings
 
 if TYPE_CHECKING:
@@ -33,7 +34,12 @@ class CompareMergesSettings:
     `auto` is both, without the whole model where it does not fit in memory."""
 
 
-@step(needs=["base", "adapter"], live=True)
+def _models(trained: Blueprint) -> list[Blueprint]:
+    merged = [variant.blueprint for variant in variants(trained)]
+    return [trained, *filter(None, [wished_for(trained)]), *merged]
+
+
+@step(needs=["base", "adapter"], live=_models)
 def compare_merges(settings: CompareMergesSettings, state: State) -> State:
     """Merge the attached adapters in every way there is, measure each, and recommend one.
 
@@ -90,7 +96,6 @@ def _check_data(settings: CompareMergesSettings, state: State) -> None:
 def _(settings: CompareMergesSettings, run: RunContext) -> None:
     from pipeline.proof.questions import ask, questions
     from pipeline.proof.variant_figures import Model, Scales
-    from pipeline.proof.variants import variants, wished_for
 
     model, modules = _kinds(settings, run)
     asked = questions(run.live(), run, _records(settings, run)) if model else None
@@ -110,7 +115,6 @@ def _(settings: CompareMergesSettings, run: RunContext) -> None:
 def _kinds(settings: CompareMergesSettings, run: RunContext) -> tuple[bool, bool]:
     """Whether to compare the whole models, and their modules."""
     from pipeline.proof.modules import why_no_modules
-    from pipeline.proof.variants import variants
     from pipeline.proof.whole import lacks_memory
     from pipeline.realise.load import torch_device
 
