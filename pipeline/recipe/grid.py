@@ -65,7 +65,7 @@ def jobs_of(request: Request, *, zipped: bool = False, rows: Sequence[Row] = ())
     for item in said:
         if item.sweep:
             try:
-                axes.append([{(item.key, item.preset): one} for one in _each(item, asked.loader)])
+                axes.append([{(item.key, item.preset): one} for one in each(item, asked.loader)])
             except RecipeError as error:
                 problems += error.problems
     if zipped:
@@ -102,7 +102,7 @@ def _not_ours(item: Said) -> Problem:
     )
 
 
-def _each(item: Said, loader: ConfigLoaderImpl) -> list[str]:
+def each(item: Said, loader: ConfigLoaderImpl) -> list[str]:
     """The overrides that one with several values stands for."""
     key = item.typed.partition("=")[0]
     return [f"{key}={value}" for value in _values(item, loader)]

@@ -78,11 +78,19 @@ def differences(jobs: Sequence[PlannedJob]) -> list[dict[str, Any]]:
     return [{k.removeprefix("steps."): one[k] for k in shown if k in one} for one in flat]
 
 
-def tell_job(number: int, of: int, job: PlannedJob, line: JobLine) -> None:
-    """One line on standard error: a job begins or has ended."""
+def print_best(overrides: Sequence[str], metric: str, value: float, trials: int) -> None:
+    """The best trial of a search."""
+    said = (
+        f"{_own(overrides, ' ')}: {metric} {figure(value)}" if overrides else f"none has {metric}"
+    )
+    standard_output(WIDTH_OF_PIPES).print(Text(f"best of {trials} trials: {said}"))
+
+
+def tell_job(job: PlannedJob, line: JobLine, at: str = "") -> None:
+    """One line on standard error: a job begins or has ended; `at` is its place among the others."""
     name = _own(list(job.own), " ") or job.folder
     said = {"running": "started", "done": "done", "interrupted": "interrupted"}
-    text = f"[{number}/{of}] {name}: {said.get(line.status, line.status)}"
+    text = f"{at}{name}: {said.get(line.status, line.status)}"
     if line.status != "running" and line.seconds is not None:
         text += f" {'in' if line.status == 'done' else 'after'} {duration(line.seconds)}"
     text += f": {line.why}" if line.status == "failed" else ""

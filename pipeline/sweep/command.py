@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import time
@@ -16,7 +17,8 @@ from pipeline.arguments import (
     parser_of,
     request_of,
 )
-from pipeline.sweep.means import add_means, means_of
+from pipeline.recipe.search_space import read_space
+from pipeline.sweep.means import add_means, add_search, goal_of, means_of
 from pipeline.sweep.prepare import Asked, PlannedJob, SweepPlan, prepare
 from pipeline.sweep.status import SweepStatus, read_status
 from pipeline.sweep.supervise import Means, run_sweep
@@ -38,10 +40,14 @@ where jobs run, and what each of them needs, unless its plan is right about it:
   --launcher ray launcher.address=auto              options of the launcher
   resources.cpus=4 resources.gpus=1 resources.memory=16GB
 
+--search tries what optuna proposes, in place of a grid:
+  --search first.weight=interval(0,1) second.weight=interval(0,1) --minimize evaluate.loss --trials 40
+
 exit codes: 0 all jobs are done; 1 some are not; 2 something is wrong, and nothing was run;
             130 interrupted (Ctrl-C, SIGTERM)
 """
 
+_EXIT_CODES = {"done": DONE, "interrupted": INTERRUPTED}
 _SECONDS_BETWEEN_LOOKS = 1.0
 
 
@@ -55,6 +61,7 @@ def main(words: list[str], quiet: bool) -> int:
     parser.add_argument("--plan", action="store_true", help="say what would run, and why")
     parser.add_argument("--force", action="store_true", help="do again what is done")
     add_means(parser)
+    add_search(parser)
     parser.add_argument("--json", action="store_true", help="with --plan or --status: as JSON")
     if "--status" in words:
         parser.usage = "mergeline sweep --status DIR [--json]"
@@ -67,6 +74,8 @@ def main(words: list[str], quiet: bool) -> int:
     if args.json and not args.plan:
         parser.error("--json goes with --plan or --status")
     means = means_of(args)
+    if args.search:
+        return _search(args, parser, quiet, means)
     asked = Asked(request_of(args), args.jobs, args.zip, args.force)
     if args.plan:
         return _plan(asked, as_json=args.json)
@@ -90,14 +99,41 @@ def _run(asked: Asked, quiet: bool, means: Means) -> int:
 
     def tell(job: PlannedJob, line: JobLine) -> None:
         if not quiet or line.status == "failed":
-            tell_job(number[job.recipe.fingerprint], len(plan.jobs), job, line)
+            at = f"[{number[job.recipe.fingerprint]}/{len(plan.jobs)}] "
+            tell_job(job, line, at)
 
     ending = run_sweep(asked, plan, tell, means)
     if quiet:
         print(plan.folder)
     else:
         print_sweep(read_status(plan.folder))
-    return {"done": DONE, "interrupted": INTERRUPTED}.get(ending, FAILED)
+    return _EXIT_CODES.get(ending, FAILED)
+
+
+def _search(
+    args: argparse.Namespace, parser: argparse.ArgumentParser, quiet: bool, means: Means
+) -> int:
+    from pipeline.report.sweep_table import print_best, print_sweep, tell_job
+    from pipeline.sweep.search import check_ends, check_optuna, run_search
+
+    goal = goal_of(args, parser)
+    check_optuna()
+    search = (*args.search, goal.metric, "maximize" if goal.maximize else "minimize")
+    asked = Asked(request_of(args), search=search)
+    space = read_space(asked.request, args.search)
+    check_ends(asked, space)
+
+    def tell(job: PlannedJob, line: JobLine) -> None:
+        if not quiet or line.status == "failed":
+            tell_job(job, line)
+
+    found = run_search(asked, space, goal, tell, means)
+    if quiet:
+        print(found.folder)
+    else:
+        print_sweep(read_status(found.folder))
+        print_best(found.best, goal.metric, found.value, found.trials)
+    return _EXIT_CODES.get(found.ending, FAILED)
 
 
 def _prepare(asked: Asked, quiet: bool) -> SweepPlan:

@@ -54,7 +54,14 @@ class SweepLine(_Line):
     overrides: list[str] = []
     """As typed."""
     jobs: list[Listed] = []
-    """All of them, in order; at the beginning only."""
+    """Those that are known, in order; at the beginning only."""
+
+
+class AddedLine(_Line):
+    """More jobs, which a search has chosen."""
+
+    event: Literal["added"] = "added"
+    jobs: list[Listed]
 
 
 class JobLine(_Line):
@@ -71,7 +78,7 @@ class JobLine(_Line):
     metrics: dict[str, Figure] = {}
 
 
-Line = SweepLine | JobLine
+Line = SweepLine | AddedLine | JobLine
 _LINE: TypeAdapter[Line] = TypeAdapter(Annotated[Line, Field(discriminator="event")])
 
 

@@ -12,6 +12,7 @@ from pipeline.errors import COMMAND_LINE, Problem, RecipeError
 from pipeline.steps import nearest
 from pipeline.sweep.launchers import LAUNCHERS, launcher_of
 from pipeline.sweep.resources import Asked as AskedResources
+from pipeline.sweep.search import Goal
 from pipeline.sweep.supervise import Means
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -28,6 +29,28 @@ def add_means(parser: argparse.ArgumentParser) -> None:
         "--workers", type=count, metavar="N", help="jobs at a time (1 on one machine)"
     )
     parser.add_argument("--fail-fast", action="store_true", help="stop at the first failure")
+
+
+def add_search(parser: argparse.ArgumentParser) -> None:
+    """The arguments that `goal_of` reads, and `--search`."""
+    parser.add_argument(
+        "--search", nargs="+", action="extend", metavar="KEY=VALUES", help="what a search varies"
+    )
+    goal = parser.add_mutually_exclusive_group()
+    goal.add_argument("--minimize", metavar="FIGURE", help="find the least, as of evaluate.loss")
+    goal.add_argument("--maximize", metavar="FIGURE", help="find the greatest")
+    parser.add_argument("--trials", type=count, default=40, metavar="N", help="in all (40)")
+
+
+def goal_of(args: argparse.Namespace, parser: argparse.ArgumentParser) -> Goal:
+    """What a search is after. Ends the program when it does not go with the other arguments."""
+    metric = args.minimize or args.maximize
+    if not metric:
+        parser.error("--search goes with --minimize FIGURE or --maximize FIGURE")
+    for name in ("jobs", "zip", "plan", "force"):
+        if getattr(args, name):
+            parser.error(f"--{name} does not go with --search")
+    return Goal(metric, maximize=args.maximize is not None, trials=args.trials)
 
 
 def means_of(args: argparse.Namespace) -> Means:

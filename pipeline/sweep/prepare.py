@@ -37,6 +37,8 @@ class Asked:
     zipped: bool = False
     force: bool = False
     """Do again what is done."""
+    search: tuple[str, ...] = ()
+    """What a search varies, and what it is after."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ def prepare(asked: Asked, advance: Callable[[float], None] = lambda count: None)
     jobs: list[PlannedJob] = []
     for job in grid:
         try:
-            jobs.append(_planned(job, asked, folder, known))
+            jobs.append(plan_job(job, asked, folder, known))
         except RecipeError as error:
             for problem in error.problems:
                 found.setdefault(problem, []).append(" ".join(job.own))
@@ -141,13 +143,15 @@ def sweep_folder(asked: Asked) -> Path:
         return named
     rows = str(asked.rows.absolute()) if asked.rows else None
     what = [str(request.path.absolute()), sorted(request.overrides), asked.zipped, rows]
+    what += [sorted(asked.search)] if asked.search else []
     digest = hashlib.sha256(json.dumps(what).encode()).hexdigest()
     return named.with_name(f"{named.name}-{digest[:8]}")
 
 
-def _planned(
+def plan_job(
     job: Job, asked: Asked, folder: Path, known: dict[str, dict[str, JobLine]]
 ) -> PlannedJob:
+    """Compose and plan one job; `known` are the attempts in the sweep's ledger. Raises RecipeError."""
     request = _into(job, asked.request, f"{folder}/{_name(job)}-${{mergeline.fingerprint:}}")
     recipe = load_request(request)
     sources = _sources(recipe)

@@ -51,14 +51,21 @@ def resources_of(plan: Plan, asked: Asked, *, gpus_there: bool) -> Resources:
     """
     device = plan.recipe.device
     named = re.search(r":(\d+)$", device)
-    live = "live" in plan.engine or any(call.step.live for call in plan.recipe.steps)
-    wants = device.startswith("cuda") or (device == "auto" and live and gpus_there)
+    wants = device.startswith("cuda") or (device == "auto" and gpus_there and _holds_models(plan))
     estimate = max(_LEAST, int((plan.peak_memory_bytes or 0) * _MARGIN))
     return Resources(
         cpus=asked.cpus,
         gpus=int(wants) if asked.gpus is None else asked.gpus,
         memory=parse_size(asked.memory) if asked.memory else estimate,
         gpu=int(named[1]) if named and wants else None,
+    )
+
+
+def _holds_models(plan: Plan) -> bool:
+    """Streams need no GPU; models in memory go where there is one."""
+    states = zip(plan.recipe.steps, plan.states, strict=True)
+    return "live" in plan.engine or any(
+        state.blueprint and call.step.models(state.blueprint) for call, state in states
     )
 
 

@@ -15,7 +15,7 @@ from pipeline.errors import InputError
 from pipeline.manifest import FILE_NAME as MANIFEST
 from pipeline.manifest import Figure, read_manifest
 from pipeline.sweep.child import OUTPUT
-from pipeline.sweep.ledger import FILE_NAME, JobLine, Ledger, Line, Listed, SweepLine
+from pipeline.sweep.ledger import FILE_NAME, AddedLine, JobLine, Ledger, Line, Listed, SweepLine
 
 JobStatus = Literal["waiting", "running", "done", "failed", "interrupted"]
 
@@ -56,7 +56,11 @@ class SweepStatus(BaseModel):
 def read_status(folder: Path) -> SweepStatus:
     """The sweep that ran, or runs, in a folder. Raises InputError when there is none."""
     lines = Ledger(folder).read()
-    begun = [at for at, line in enumerate(lines) if isinstance(line, SweepLine) and line.jobs]
+    begun = [
+        at
+        for at, line in enumerate(lines)
+        if isinstance(line, SweepLine) and line.status == "running"
+    ]
     if not begun:
         raise InputError(
             "there is no sweep in this folder",
@@ -66,6 +70,7 @@ def read_status(folder: Path) -> SweepStatus:
     first = lines[begun[-1]]
     assert isinstance(first, SweepLine)
     after = lines[begun[-1] + 1 :]
+    added = [job for line in after if isinstance(line, AddedLine) for job in line.jobs]
     alive = has_writer(folder / FILE_NAME)
     ends = [line.status for line in after if isinstance(line, SweepLine)]
     return SweepStatus(
@@ -73,7 +78,7 @@ def read_status(folder: Path) -> SweepStatus:
         recipe=first.recipe,
         status=ends[-1] if ends else "running" if alive else "interrupted",
         started=first.time,
-        jobs=[_row(folder, listed, after, alive) for listed in first.jobs],
+        jobs=[_row(folder, listed, after, alive) for listed in [*first.jobs, *added]],
     )
 
 

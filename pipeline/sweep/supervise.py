@@ -57,7 +57,7 @@ def run_sweep(asked: Asked, plan: SweepPlan, tell: Tell, means: Means) -> Ending
             ledger.append(_beginning(plan))
             for job in plan.jobs:
                 if job.plan is None:
-                    ledger.append(as_recorded(plan.folder, line_of(job)))
+                    ledger.append(recorded(job, plan.folder))
             ending = run.all_of(plan.to_do, tell)
         ledger.append(SweepLine(status=ending, recipe=plan.recipe))
     return ending
@@ -74,7 +74,8 @@ class Run:
         self._orders = orders
         self._start = start
         self._means = means
-        self._at_most = at_most
+        self.at_most = at_most
+        """Jobs at a time."""
         self.asked_to_stop = 0
         """How often."""
 
@@ -92,7 +93,7 @@ class Run:
         begun, endings = set[str](), set[str]()
         seen = self._ledger.bytes()
         while waiting or running:
-            while waiting and self._goes_on() and len(running) < self._at_most:
+            while waiting and self.goes_on() and len(running) < self.at_most:
                 job = waiting.popleft()
                 running[job.recipe.fingerprint] = (job, self._started(job))
             over = [name for name, (_, handle) in running.items() if handle.done()]
@@ -111,7 +112,7 @@ class Run:
                 endings.add(ended.status)
                 if ended.status == "failed" and self._means.fail_fast:
                     self._orders.end()
-            if self.asked_to_stop > 2 or not (self._goes_on() or running.keys() & begun):
+            if self.asked_to_stop > 2 or not (self.goes_on() or running.keys() & begun):
                 break
             if not over:
                 time.sleep(_SECONDS_BETWEEN_LOOKS)
@@ -122,7 +123,8 @@ class Run:
             return "interrupted"
         return "done" if endings <= {"done"} else "failed"
 
-    def _goes_on(self) -> bool:
+    def goes_on(self) -> bool:
+        """Whether nobody has asked the jobs to end."""
         return self._orders.read() is Order.GO_ON
 
     def _started(self, job: PlannedJob) -> Handle:
@@ -150,9 +152,9 @@ class Run:
         try:
             return handle.result()
         except Exception as error:  # whatever engines raise for a worker that is gone
-            line = as_recorded(self._folder, line_of(job))
-            if line.status == "running":
-                line.status = "failed" if self._goes_on() else "interrupted"
+            line = recorded(job, self._folder)
+            if line.status in ("running", "interrupted"):
+                line.status = "failed" if self.goes_on() else "interrupted"
                 line.why = _lost(error)
             self._ledger.append(line)
             return line
@@ -164,9 +166,20 @@ class Run:
                 shutil.rmtree(self._folder / name, ignore_errors=True)
 
 
-def line_of(job: PlannedJob) -> JobLine:
-    """A job as it begins."""
-    return JobLine(job=job.recipe.fingerprint, folder=job.folder, status="running")
+def recorded(job: PlannedJob, folder: Path) -> JobLine:
+    """A job by its manifest; `running` when that does not say how it ended."""
+    line = JobLine(job=job.recipe.fingerprint, folder=job.folder, status="running")
+    return as_recorded(folder, line)
+
+
+def listed(job: PlannedJob) -> Listed:
+    """A job for the beginning of a ledger."""
+    return Listed(
+        job=job.recipe.fingerprint,
+        overrides=list(job.own),
+        folder=job.folder,
+        done=job.plan is None,
+    )
 
 
 def _lost(error: Exception) -> str:
@@ -177,15 +190,7 @@ def _lost(error: Exception) -> str:
 
 
 def _beginning(plan: SweepPlan) -> SweepLine:
-    jobs = [
-        Listed(
-            job=job.recipe.fingerprint,
-            overrides=list(job.own),
-            folder=job.folder,
-            done=job.plan is None,
-        )
-        for job in plan.jobs
-    ]
+    jobs = [listed(job) for job in plan.jobs]
     overrides = list(plan.overrides)
     return SweepLine(status="running", recipe=plan.recipe, overrides=overrides, jobs=jobs)
 

@@ -8,15 +8,17 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from time import monotonic
+from types import ModuleType
 
 from pipeline.errors import InputError, OutputError
 from pipeline.manifest import ErrorRecord, read_manifest
@@ -27,7 +29,13 @@ from pipeline.sweep.ledger import JobLine, Ledger
 from pipeline.sweep.orders import Order, Orders
 from pipeline.sweep.resources import Resources
 
-_PRELOADED = ("pipeline.sweep.child", "pipeline.plan", "pipeline.run", "pipeline.report.terminal")
+_PRELOADED = (
+    "pipeline.sweep.child",
+    "pipeline.plan",
+    "pipeline.run",
+    "pipeline.report.page",
+    "pipeline.report.terminal",
+)
 """Imported once, with the steps, in the process that those of the jobs are forked from: nothing that starts
 threads, which a fork would lose."""
 _SECONDS_BETWEEN_LOOKS = 0.2
@@ -74,7 +82,7 @@ def run_task(task: Task, environment: Mapping[str, str] | None = None) -> JobLin
     arguments = (task.request, str(task.sweep / task.folder), theirs, str(task.cwd), surroundings)
     started = monotonic()
     process = context.Process(target=child.main, args=arguments)
-    with _ONE_AT_A_TIME:
+    with _ONE_AT_A_TIME, _without_main():
         process.start()
     theirs.close()
     _supervise(process, talk, task.orders)
@@ -114,6 +122,20 @@ def make_folder(folder: Path) -> None:
         reason = error.strerror or str(error)
         fix = "choose another with hydra.sweep.dir=DIR"
         raise OutputError(f"cannot be made: {reason}", where=folder, fix=fix) from error
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Keep multiprocessing from running this process's script again in the new one.
+
+    Jobs need nothing of it, and that of a worker imports the whole engine.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _supervise(process: BaseProcess, talk: Connection, orders: Orders) -> None:

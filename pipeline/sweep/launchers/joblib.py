@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +15,7 @@ from pipeline.sweep.launchers import Handle, Options, Start
 from pipeline.sweep.task import Task, run_task
 
 OPTIONS = Options
+_SECONDS_BETWEEN_LOOKS = 0.5
 
 
 @contextmanager
@@ -48,8 +52,16 @@ def gpus_there(options: Options) -> bool:
 def _begin() -> None:
     """In a worker: what a terminal sends to all that it started is for the sweep, which then tells the jobs.
 
-    Jobs are forked as everywhere, by a process that does not know loky's way of starting one.
+    Jobs are forked as everywhere, by a process that does not know loky's way of starting one. A worker would
+    wait for ever for a sweep that was killed.
     """
-    multiprocessing.set_start_method("forkserver", force=True)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+    multiprocessing.set_start_method("forkserver", force=True)
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
+    os._exit(1)

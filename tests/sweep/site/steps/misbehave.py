@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import psutil
+
 from pipeline.blueprint import State
 from pipeline.errors import Refused
 from pipeline.steps import step, step_settings
@@ -23,7 +25,16 @@ class MisbehaveSettings:
     """In which way."""
 
     how: Literal[
-        "not", "raise", "exit", "exit at once", "kill", "crash", "memory", "unpicklable", "sleep"
+        "not",
+        "raise",
+        "exit",
+        "exit at once",
+        "kill",
+        "kill the worker",
+        "crash",
+        "memory",
+        "unpicklable",
+        "sleep",
     ] = "not"
     unless: str = ""
     """Behave when there is a file of this name."""
@@ -72,6 +83,10 @@ def _(settings: MisbehaveSettings, run: RunContext) -> None:
             os._exit(3)
         case "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+        case "kill the worker":
+            Path("killed").touch()
+            psutil.Process(os.getppid()).parent().kill()
+            time.sleep(60)
         case "crash":
             os.abort()
         case "memory":
@@ -79,5 +94,5 @@ def _(settings: MisbehaveSettings, run: RunContext) -> None:
         case "unpicklable":
             raise UnpicklableError
         case "sleep":
-            (run.dir / "asleep").touch()
+            (run.dir / "asleep").write_text(str(os.getpid()), encoding="utf-8")
             time.sleep(60)
