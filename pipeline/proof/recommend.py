@@ -10,7 +10,10 @@ The rule, in this order:
    the models do not fit in memory by the mean error of its modules. What is further by a tenth at most counts
    as equal, and so does what other roundings of the same sums can do: 0.0002 nats, which `verify` sees of
    right merges in bfloat16, and 0.1 % for modules, less than one such rounding.
-3. Of those, the smallest on disk; and then the first in the order of the table, which asks least of a recipe.
+3. Of those, the first in the order of the table, which asks least of a recipe.
+
+A merge that is quantized again is not among them. Whether its size is worth what it costs is for the user to
+say; `price` tells what it costs.
 """
 
 from __future__ import annotations
@@ -49,7 +52,6 @@ class Candidate:
     name: str
     distance: float
     """From the trained model; see the rule."""
-    bytes: int
     scores: Sequence[Score] | None = None
     """On the same examples for all; None without data."""
 
@@ -75,20 +77,24 @@ def recommend(candidates: Sequence[Candidate], measure: Measure) -> Recommendati
     nearest = min(one.distance for one in good)
     allowed = max(nearest * _AS_NEAR, nearest + measure.nothing)
     near = [one for one in good if one.distance <= allowed]
-    chosen = min(near, key=lambda one: one.bytes)
-    alike = [one.name for one in near if one is not chosen]
+    chosen, *alike = near
     reasons = [
         about_loss,
         f"{'of the rest it' if len(good) < len(finite) else 'it'} is nearest to the trained model "
         f"({measure.name} {chosen.distance:.2g})"
-        + (f", with {' and '.join(alike)} as near" if alike else ""),
-    ]
-    reasons += [  # serving in 4 bits may be worth it
-        f"{one.name} takes {one.bytes / chosen.bytes:.0%} of its disk, {measure.name} {one.distance:.2g}"
-        for one in good
-        if one.bytes < chosen.bytes
+        + (f", with {' and '.join(one.name for one in alike)} as near" if alike else ""),
     ]
     return Recommendation(chosen.name, "; ".join(reasons))
+
+
+def price(of: Candidate, than: Candidate, measure: Measure) -> str:
+    """What one costs in place of another: its distance from the trained model, and the loss on the data."""
+    said = f"{measure.name} {of.distance:.2g} in place of {than.distance:.2g}"
+    if of.scores is not None and than.scores is not None:
+        more, error = excess(of.scores, than.scores)
+        chance = f" ± {error:.4f}" if math.isfinite(error) else ""
+        said += f", loss {more:+.4f}{chance}"
+    return said
 
 
 def excess(scores: Sequence[Score], least: Sequence[Score]) -> tuple[float, float]:
@@ -115,7 +121,7 @@ def _of_low_loss(candidates: Sequence[Candidate]) -> tuple[list[Candidate], str]
         return list(candidates), "there is no data to tell which is better"
     least, scores_of_least = min(scored, key=lambda pair: total(pair[1]).mean)
     if len(scores_of_least) < FEWEST:
-        return list(candidates), f"{len(scores_of_least)} examples are too few to tell losses apart"
+        return list(candidates), f"fewer than {FEWEST} examples do not tell losses apart"
     good, out = [], []
     for one, scores in scored:
         more, error = excess(scores, scores_of_least)

@@ -17,6 +17,7 @@ from pipeline.proof.variants import variants, wished_for
 from pipeline.steps import step, step_settings
 
 if TYPE_CHECKING:
+    from pipeline.proof.recommend import Measure
     from pipeline.proof.variant_figures import Model, VariantFigures
     from pipeline.record import Record
     from pipeline.run import RunContext
@@ -149,21 +150,42 @@ def _tell(
 ) -> None:
     from pipeline.proof.compare import compare
     from pipeline.proof.loss import total
-    from pipeline.proof.recommend import KL, MODULES, Candidate, recommend
+    from pipeline.proof.recommend import KL, MODULES
     from pipeline.proof.variant_table import variant_table
 
     apart = None
-    if trained.seen and wished and wished.seen:
-        apart = compare(wished.seen.logits, trained.seen.logits)
-        run.metrics({"trained.wished.kl": apart.kl, "trained.wished.top1": apart.top1})
+    if trained.seen:
+        measured_on = {"positions": sum(map(len, trained.seen.logits))}
+        if trained.scores:
+            measured_on |= {
+                "tokens": total(trained.scores).counted,
+                "examples": len(trained.scores),
+            }
+        run.metrics(measured_on)
+        run.note("on " + ", ".join(f"{count:,} {what}" for what, count in measured_on.items()))
+        if wished and wished.seen:
+            apart = compare(wished.seen.logits, trained.seen.logits)
+            run.metrics({"trained.wished.kl": apart.kl, "trained.wished.top1": apart.top1})
     for name, model in (("trained", trained), ("wished", wished)):
         if model and model.scores:
             run.metrics({f"{name}.loss": total(model.scores).mean})
     for one in found:
         run.metrics(one.recorded)
     run.note(variant_table(found, trained, wished, apart))
-    candidates = [Candidate(one.variant.name, one.distance, one.bytes, one.scores) for one in found]
-    best = recommend(candidates, KL if trained.seen else MODULES)
+    _recommend(run, found, KL if trained.seen else MODULES)
+
+
+def _recommend(run: RunContext, found: Sequence[VariantFigures], measure: Measure) -> None:
+    from pipeline.proof.recommend import Candidate, price, recommend
+
+    ways = {one.variant.name: one for one in found}
+    candidates = {name: Candidate(name, one.distance, one.scores) for name, one in ways.items()}
+    plain = [candidates[name] for name, one in ways.items() if one.variant.requantized is None]
+    best = recommend(plain, measure)
     run.metrics({"recommended": best.name})
-    said = next(one.variant.said for one in found if one.variant.name == best.name)
-    run.note(f"recommended: {best.name} ({said}): {best.reason}")
+    run.note(f"recommended: {best.name} ({ways[best.name].variant.said}): {best.reason}")
+    for name, one in ways.items():
+        if one.variant.requantized:
+            share = one.bytes / ways[best.name].bytes
+            cost = price(candidates[name], candidates[best.name], measure)
+            run.note(f"{name} takes {share:.0%} of the disk: {cost}")

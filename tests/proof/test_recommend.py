@@ -10,10 +10,9 @@ import pytest
 
 from pipeline.errors import VerificationError
 from pipeline.proof.loss import Score
-from pipeline.proof.recommend import FEWEST, KL, MODULES, Candidate, excess, recommend
+from pipeline.proof.recommend import FEWEST, KL, MODULES, Candidate, excess, price, recommend
 
 NEAR, FAR = 1e-4, 3e-2
-PLAIN, SMALL = 1000, 300
 
 
 def scores(*losses: float, tokens: int = 1) -> list[Score]:
@@ -33,8 +32,8 @@ def chosen(*candidates: Candidate) -> str:
 def two(quantized: Sequence[Score] | None, original: Sequence[Score] | None) -> list[Candidate]:
     """The trained model is near to the first of them."""
     return [
-        Candidate("quantized", NEAR, PLAIN, quantized),
-        Candidate("original", FAR, PLAIN, original),
+        Candidate("quantized", NEAR, quantized),
+        Candidate("original", FAR, original),
     ]
 
 
@@ -69,38 +68,38 @@ def test_a_difference_that_may_be_chance_does_not_count() -> None:
 def test_a_few_examples_tell_no_losses_apart() -> None:
     for count, best in ((FEWEST - 1, "quantized"), (FEWEST, "original")):
         assert chosen(*two(scores(*[3.0] * count), scores(*[2.0] * count))) == best
-    assert (
-        "9 examples are too few"
-        in recommend(two(scores(*[3.0] * 9), scores(*[2.0] * 9)), KL).reason
-    )
+    few = two(scores(*[3.0] * 9), scores(*[2.0] * 9))
+    assert recommend(few, KL).reason.startswith("fewer than 10 examples do not tell")
 
 
-def test_of_equally_near_ones_the_smallest_is_taken_and_then_the_first() -> None:
-    first = Candidate("first", 0.0100, PLAIN)
-    second = Candidate("second", 0.0095, PLAIN)
-    small = Candidate("small", 0.0104, SMALL)
-    assert chosen(first, second) == "first"
+def test_of_equally_near_ones_the_first_is_taken() -> None:
+    first, second = Candidate("first", 0.0100), Candidate("second", 0.0095)
+    third = Candidate("third", 0.0106)
+    assert chosen(third, first, second) == "first"
     assert chosen(second, first) == "second"
-    assert chosen(first, second, small) == "small"
-    assert "with second as near" in recommend([first, second], KL).reason
+    assert recommend([first, second], KL).reason.endswith("(mean KL 0.01), with second as near")
 
 
 def test_differences_that_roundings_make_are_none() -> None:
     for measure, nothing, far in ((KL, 1e-4, 4e-4), (MODULES, 0.0008, 0.0012)):
-        best = Candidate("best", 1e-6, PLAIN)
-        assert recommend([Candidate("first", nothing, PLAIN), best], measure).name == "first"
-        assert recommend([Candidate("first", far, PLAIN), best], measure).name == "best"
+        best = Candidate("best", 1e-6)
+        assert recommend([Candidate("first", nothing), best], measure).name == "first"
+        assert recommend([Candidate("first", far), best], measure).name == "best"
 
 
-def test_what_a_smaller_one_costs_is_said() -> None:
-    reason = recommend([Candidate("plain", NEAR, PLAIN), Candidate("small", FAR, SMALL)], KL).reason
-    assert reason.endswith("small takes 30% of its disk, mean KL 0.03")
+def test_the_price_of_another_is_told_with_its_error() -> None:
+    one, other = two(scores(*[2.5] * 20), scores(*[2.0] * 20))
+    assert price(one, other, KL) == "mean KL 0.0001 in place of 0.03, loss +0.5000 ± 0.0000"
+    one, other = two(scores(2.5), scores(2.75))
+    assert price(one, other, KL) == "mean KL 0.0001 in place of 0.03, loss -0.2500"
+    one, other = two(None, None)
+    assert price(one, other, MODULES) == "mean error of the modules 0.0001 in place of 0.03"
 
 
 def test_a_model_that_is_not_finite_is_never_taken() -> None:
-    broken = Candidate("broken", math.inf, SMALL)
-    silent = Candidate("silent", NEAR / 10, SMALL, scores(math.nan))
-    assert chosen(broken, silent, Candidate("sound", FAR, PLAIN, scores(9.0))) == "sound"
+    broken = Candidate("broken", math.inf)
+    silent = Candidate("silent", NEAR / 10, scores(math.nan))
+    assert chosen(broken, silent, Candidate("sound", FAR, scores(9.0))) == "sound"
     with pytest.raises(VerificationError, match="no way to merge"):
         recommend([broken, silent], KL)
 

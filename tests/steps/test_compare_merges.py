@@ -87,7 +87,10 @@ def test_each_merge_is_near_to_the_model_that_it_was_made_for(
         *("original", "original_float32", "requantized"),
     }
     assert record.metrics["recommended"] == "quantized"
-    assert record.notes[-1].startswith("recommended: quantized (dequantize: {from: quantized}")
+    positions = int(record.metrics["positions"])  # type: ignore[arg-type]
+    assert record.notes[-2].startswith("recommended: quantized (dequantize: {from: quantized}")
+    assert "requantized takes" in record.notes[-1]
+    assert record.notes[0] == f"on {positions:,} positions, {positions - 20} tokens, 20 examples"
     assert [file.path for file in session.run.take_used()] == [data]
 
 
@@ -116,7 +119,7 @@ def test_without_data_built_in_texts_are_compared(
     record = compare(session, base, adapter, proof="model")
     assert {*figures(record, "loss"), *figures(record, "mean_module_error")} == set()
     assert figures(record, "kl")["quantized"] < figures(record, "kl")["original"]
-    assert "there is no data to tell which is better" in record.notes[-1]
+    assert "there is no data to tell which is better" in record.notes[-2]
 
 
 def test_models_that_do_not_fit_in_memory_are_compared_module_by_module(
