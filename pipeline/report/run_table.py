@@ -105,7 +105,8 @@ def _steps(steps: Iterable[StepRecord]) -> Table:
     table.add_column("peak memory", justify="right", no_wrap=True)
     table.add_column("figures", overflow="fold")
     for step in steps:
-        name = f"  {step.id}" if step.id == step.step else f"  {step.id} ({step.step})"
+        plain = step.id.partition(".")[0] == step.step  # a branch stands after the dot
+        name = f"  {step.id}" if plain else f"  {step.id} ({step.step})"
         table.add_row(
             Text(name, "bold"),
             Text(step.status, _COLOURS[step.status]),

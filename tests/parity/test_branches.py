@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from pipeline.errors import RecipeError
 from pipeline.manifest import Manifest
 from pipeline.plan import Plan, make_plan
 from pipeline.realise.stream import together
+from pipeline.realise.stream.files import may_be_open
 from pipeline.recipe import load
 from pipeline.run import run
 from tests.fixtures.models import build_adapter, build_base
@@ -233,6 +235,28 @@ def test_after_a_kill_each_branch_goes_on_with_its_own_files(
         assert said in notes[f"save.{name}"], notes
         assert weights(here / "runs" / "2" / name) == alone(name)
     assert not list((here / "runs" / "1").glob(".*.partial-*"))
+
+
+def test_where_few_files_may_be_open_there_are_more_passes(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(together, "may_be_open", lambda wanted: wanted // 2 + 40)
+    _, record, told = go(recipe(BRANCHES, SAVE), "run")
+    assert record.status == "done", record.error
+    assert any("(pass 2 of 2)" in text for text in told)
+    for name in ("step-0", "step-15"):
+        assert weights(here / "run" / name) == alone(name)
+
+
+def test_the_limit_of_open_files_is_raised_as_far_as_it_may_be() -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (before[0] - 100, before[1]))
+        assert may_be_open(10) == before[0] - 100
+        assert may_be_open(before[0] - 50) == before[0] - 50
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (before[0] - 50, before[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_a_full_disk_fails_what_was_being_written(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -48,3 +49,12 @@ class Files:
         source, target = self.inputs[item.source], self.outputs[item.target]
         with self.turns[item.target]:
             return os.copy_file_range(source, target, length, item.start + done, item.at + done)
+
+
+def may_be_open(wanted: int) -> int:
+    """Files that this process may have open; the limit is raised to `wanted` as far as the system lets it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return soft

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,10 @@ from pipeline.blueprint import SavedDtype, State
 from pipeline.errors import MergelineError
 from pipeline.realise.stream import Stream, begin_stream
 from pipeline.realise.stream.engine import write_outputs
+from pipeline.realise.stream.files import may_be_open
+
+_OTHERS = 64
+"""Files that a process has open besides."""
 
 if TYPE_CHECKING:
     from pipeline.manifest import StepRecord
@@ -35,7 +39,8 @@ class Save:
 def write_together(run: RunContext, saves: Iterable[Save]) -> None:
     """Write the weights of all that can be begun; each step then finds its own, or why it failed.
 
-    What cannot be begun is left to its step, which says why.
+    What cannot be begun is left to its step, which says why. Where the system allows too few open files for
+    all branches, several passes are made.
     """
     streams: list[Stream] = []
     for save in saves:
@@ -43,19 +48,44 @@ def write_together(run: RunContext, saves: Iterable[Save]) -> None:
             stream = _begin(run, save)
             streams.append(stream)
             run.ahead[stream.output.folder] = stream
-    size = sum(stream.bytes for stream in streams)
-    run.note(f"the weights of {len(streams)} branches are written in one pass over the base")
-    try:
-        with run.bar(f"merging {len(streams)} branches", size, unit="B") as bar:
-            write_outputs([stream.output for stream in streams], advance=bar.advance)
-    except Exception as error:  # of the disk, say: no branch is complete
-        for stream in streams:
-            stream.output.error = stream.output.error or error
+    passes = list(_passes(streams))
+    for number, part in enumerate(passes, start=1):
+        turn = f" (pass {number} of {len(passes)})" if len(passes) > 1 else ""
+        run.note(f"the weights of {len(part)} branches are written in one pass over the base{turn}")
+        _write(run, part)
 
 
 def _begin(run: RunContext, save: Save) -> Stream:
     choice = choose(run.blueprint, save.dtype, run.recipe.engine, fetch=True)
-    assert choice.work is not None
+    assert choice.work is not None, "the plan has chosen the same way"
     folder = run.holding.begin(save.path, overwrite=save.overwrite)
     size = parse_size(save.max_shard_size)
     return begin_stream(run, choice.work, folder, max_shard_bytes=size)
+
+
+def _passes(streams: Sequence[Stream]) -> Iterator[list[Stream]]:
+    """As many together as may be open; each has its files, and the lock of its folder."""
+    wanted = sum(len(stream.shards) + 1 for stream in streams)
+    inputs = max((len(stream.inputs) for stream in streams), default=0)
+    room = most = may_be_open(wanted + inputs + _OTHERS) - inputs - _OTHERS
+    part: list[Stream] = []
+    for stream in streams:
+        takes = len(stream.shards) + 1
+        if part and takes > room:
+            yield part
+            part, room = [], most
+        part.append(stream)
+        room -= takes
+    if part:
+        yield part
+
+
+def _write(run: RunContext, streams: Sequence[Stream]) -> None:
+    size = sum(stream.bytes for stream in streams)
+    try:
+        with run.bar(f"merging {len(streams)} branches", size, unit="B") as bar:
+            write_outputs([stream.output for stream in streams], advance=bar.advance)
+    except Exception as error:  # of the disk, say
+        for stream in streams:
+            if len(stream.journal.finished) < len(stream.shards):
+                stream.output.error = stream.output.error or error
