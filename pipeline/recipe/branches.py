@@ -84,13 +84,22 @@ def standing(config: DictConfig, branch: Branch) -> Iterator[None]:
         config.branch = {"name": branch.name}
         for id, options in branch.options.items():
             raw: Any = OmegaConf.to_container(before[id], resolve=False)
-            config.steps[id] = {**raw, **options, FOR_EACH: None}
+            config.steps[id] = {**raw, **_literal(options), FOR_EACH: None}
         try:
             yield
         finally:
             config.run, config.branch = run, name
             for id, node in before.items():
                 config.steps[id] = node
+
+
+def _literal(value: Any) -> Any:
+    """A value that is resolved already, or the name of a folder: `${` in it stands for itself."""
+    if isinstance(value, Mapping):
+        return {key: _literal(child) for key, child in value.items()}
+    if isinstance(value, list):
+        return [_literal(child) for child in value]
+    return value.replace("${", "\\${") if isinstance(value, str) else value
 
 
 def _rows(line: Line, value: Any) -> dict[str, Mapping[str, Any]]:

@@ -109,10 +109,11 @@ def _ways(
             value, failed = resolve(config, key)
             failures += failed
             try:
-                branches = branches if failed else parted(branches, line, value)
+                branches = [] if failed else parted(branches, line, value)
             except WrongError as error:
                 wrong.append((key, error.problem))
-            if failed or wrong:
+                branches = []
+            if not branches:
                 branches = [Branch(("unknown",))]
                 continue
         for branch in branches:

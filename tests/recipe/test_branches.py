@@ -78,6 +78,15 @@ def test_what_one_branch_sets_is_no_other_branch_s(load_text: Load) -> None:
     assert found == {"a-0.5": ("a", 0.5), "b": ("b", 1.0)}
 
 
+def test_what_a_folder_is_called_is_not_resolved(
+    load_text: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRET", "told")
+    folders(str(tmp_path / "ad" / "${oc.env:SECRET}"))
+    found = attached(load_text, "'ad/*'")
+    assert found == {"oc.env-SECRET": ("ad/${oc.env:SECRET}", 1.0)}
+
+
 def test_a_second_one_parts_each_branch_again(load_text: Load) -> None:
     recipe = load_text(
         (RECIPE % "for_each: [a, b]").replace(
@@ -131,6 +140,16 @@ def test_what_is_wrong_is_told_at_its_place(
     assert what in problem.what
     assert fix in str(problem.fix)
     assert (problem.key, problem.place and problem.place.line) == ("attach_adapter.for_each", 4)
+
+
+def test_all_that_is_wrong_is_told_at_once(problems_of: Problems) -> None:
+    text = (RECIPE % "for_each: []").replace('name}"}', 'name}", for_each: [{dtype: int3}], x: 1}')
+    told = [(problem.key, problem.what.partition(",")[0]) for problem in problems_of(text)]
+    assert told == [
+        ("attach_adapter.for_each", "has no values"),
+        ("save.dtype", "must be one of keep"),
+        ("save.x", "`save` has no option 'x'"),
+    ]
 
 
 def test_an_option_that_is_none_of_the_step_s_is_told_once(problems_of: Problems) -> None:
