@@ -88,7 +88,7 @@ def run_grid(request: Request, quiet: bool) -> int:
 
 
 def _run(asked: Asked, quiet: bool, means: Means) -> int:
-    from pipeline.report.sweep_table import print_sweep, tell_job
+    from pipeline.report.sweep_table import tell_job
 
     plan = _prepare(asked, quiet)
     number = {job.recipe.fingerprint: at for at, job in enumerate(plan.jobs, start=1)}
@@ -103,37 +103,52 @@ def _run(asked: Asked, quiet: bool, means: Means) -> int:
             tell_job(job, line, at)
 
     ending = run_sweep(asked, plan, tell, means)
-    if quiet:
-        print(plan.folder)
-    else:
-        print_sweep(read_status(plan.folder))
+    _finish(plan.folder, quiet)
     return _EXIT_CODES.get(ending, FAILED)
 
 
 def _search(
     args: argparse.Namespace, parser: argparse.ArgumentParser, quiet: bool, means: Means
 ) -> int:
-    from pipeline.report.sweep_table import print_best, print_sweep, tell_job
-    from pipeline.sweep.search import check_ends, check_optuna, run_search
+    from pipeline.report.sweep_table import print_best, tell_job
+    from pipeline.sweep.search import check_optuna, plan_ends, run_search
 
     goal = goal_of(args, parser)
     check_optuna()
     search = (*args.search, goal.metric, "maximize" if goal.maximize else "minimize")
     asked = Asked(request_of(args), search=search)
     space = read_space(asked.request, args.search)
-    check_ends(asked, space)
+    ends = plan_ends(asked, space, goal)
+    if args.plan:
+        return _show_plan(ends, as_json=args.json)
 
     def tell(job: PlannedJob, line: JobLine) -> None:
         if not quiet or line.status == "failed":
             tell_job(job, line)
 
     found = run_search(asked, space, goal, tell, means)
-    if quiet:
-        print(found.folder)
-    else:
-        print_sweep(read_status(found.folder))
+    _finish(found.folder, quiet)
+    if not quiet:
         print_best(found.best, goal.metric, found.value, found.trials)
     return _EXIT_CODES.get(found.ending, FAILED)
+
+
+def _finish(folder: Path, quiet: bool) -> None:
+    """Write the page of a sweep that is over, and tell how it ended. A page that fails loses no sweep."""
+    from pipeline.report.page import write_sweep_page
+    from pipeline.report.sweep_table import print_sweep
+
+    status = read_status(folder)
+    try:
+        page = write_sweep_page(status)
+        if not quiet:
+            print(f"page: {page}", file=sys.stderr)
+    except Exception as error:
+        print(f"the sweep's page could not be written: {error}", file=sys.stderr)
+    if quiet:
+        print(folder)
+    else:
+        print_sweep(status)
 
 
 def _prepare(asked: Asked, quiet: bool) -> SweepPlan:
@@ -144,9 +159,12 @@ def _prepare(asked: Asked, quiet: bool) -> SweepPlan:
 
 
 def _plan(asked: Asked, *, as_json: bool) -> int:
+    return _show_plan(_prepare(asked, quiet=as_json), as_json=as_json)
+
+
+def _show_plan(plan: SweepPlan, *, as_json: bool) -> int:
     from pipeline.report.sweep_table import print_sweep_plan
 
-    plan = _prepare(asked, quiet=as_json)
     if as_json:
         print(json.dumps(plan.to_dict(), indent=2, ensure_ascii=False))
     else:

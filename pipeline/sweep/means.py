@@ -47,7 +47,7 @@ def goal_of(args: argparse.Namespace, parser: argparse.ArgumentParser) -> Goal:
     metric = args.minimize or args.maximize
     if not metric:
         parser.error("--search goes with --minimize FIGURE or --maximize FIGURE")
-    for name in ("jobs", "zip", "plan", "force"):
+    for name in ("jobs", "zip", "force"):
         if getattr(args, name):
             parser.error(f"--{name} does not go with --search")
     return Goal(metric, maximize=args.maximize is not None, trials=args.trials)

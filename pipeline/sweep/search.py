@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.checkpoint.lock import only_writer
 from pipeline.errors import COMMAND_LINE, Problem, RecipeError, RunError
 from pipeline.recipe.search_space import Dimension, Interval, job_with
+from pipeline.steps import nearest
 from pipeline.sweep.ledger import (
     FILE_NAME,
     AddedLine,
@@ -26,7 +27,7 @@ from pipeline.sweep.ledger import (
     SweepLine,
     attempts,
 )
-from pipeline.sweep.prepare import Asked, PlannedJob, plan_job, sweep_folder
+from pipeline.sweep.prepare import Asked, PlannedJob, SweepPlan, plan_job, sweep_folder
 from pipeline.sweep.supervise import Means, Run, Tell, listed, opened, recorded
 from pipeline.sweep.task import make_folder
 
@@ -70,17 +71,38 @@ def check_optuna() -> None:
         raise RecipeError([Problem(what, fix, "--search", COMMAND_LINE)])
 
 
-def check_ends(asked: Asked, space: Sequence[Dimension]) -> None:
-    """Plan the jobs at both ends of all dimensions. Raises RecipeError."""
+def plan_ends(asked: Asked, space: Sequence[Dimension], goal: Goal) -> SweepPlan:
+    """The jobs at both ends of all dimensions, between which a search will look. Raises RecipeError."""
     folder = sweep_folder(asked)
+    known = attempts(Ledger(folder).read())
     problems: list[Problem] = []
+    jobs: list[PlannedJob] = []
     for own in zip(*(dimension.ends for dimension in space), strict=True):
         try:
-            plan_job(job_with(asked.request, own), asked, folder, {})
+            jobs.append(plan_job(job_with(asked.request, own), asked, folder, known))
         except RecipeError as error:
             problems += error.problems
+    for job in jobs[:1]:
+        problems += _without_figure(job, goal)
     if problems:
         raise RecipeError(list(dict.fromkeys(problems)))
+    return SweepPlan(
+        folder,
+        asked.request.path.stem,
+        asked.request.overrides,
+        tuple(jobs),
+        ledger_bytes=Ledger(folder).bytes(),
+    )
+
+
+def _without_figure(job: PlannedJob, goal: Goal) -> list[Problem]:
+    step = goal.metric.partition(".")[0]
+    known = [call.id for call in job.recipe.steps]
+    if step in known:
+        return []
+    fix = nearest(step, known) or f"a figure is STEP.FIGURE, of one of {', '.join(known)}"
+    key = "--maximize" if goal.maximize else "--minimize"
+    return [Problem(f"the recipe has no step {step!r}", fix, key, COMMAND_LINE)]
 
 
 def run_search(
@@ -205,8 +227,7 @@ class _Search:
         if line is None or line.status in ("running", "interrupted"):
             return
         value = line.metrics.get(self._goal.metric)
-        number = isinstance(value, int | float) and math.isfinite(value)
-        if line.status == "done" and number:
+        if line.status == "done" and isinstance(value, int | float) and math.isfinite(value):
             self._study.tell(trial, value)
             return
         self._study.tell(trial, state=TrialState.FAIL)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -79,14 +80,36 @@ def test_a_figure_that_no_job_has_ends_the_search(mergeline: Call, tmp_path: Pat
     assert read_status(tmp_path / "sweep").status == "failed"
 
 
+def test_a_plan_of_a_search_has_the_jobs_at_its_ends(mergeline: Call, tmp_path: Path) -> None:
+    done = mergeline(*SWEEP, *FACTOR, "--plan", "--json")
+    assert [job["overrides"] for job in json.loads(done.stdout)["jobs"]] == [
+        ["misbehave.factor=1"],
+        ["misbehave.factor=3"],
+    ]
+    assert not (tmp_path / "sweep").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--search", "misbehave.factor=1", "--minimize", "x"], "leaves nothing to search"),
-        (["--search", "misbehave.factor=interval(3,1)", "--minimize", "x"], "is no interval"),
-        (["--search", "misbehave.factr=interval(1,3)", "--minimize", "x"], "did you mean"),
-        (["--search", "misbehave.refuse=false,true", "--minimize", "x"], "will not"),
-        (["misbehave.factor=1,2", "--search", "seed=1,2", "--minimize", "x"], "several values"),
+        (
+            ["--search", "misbehave.factor=1", "--minimize", "misbehave.loss"],
+            "leaves nothing to search",
+        ),
+        (
+            ["--search", "misbehave.factor=interval(3,1)", "--minimize", "misbehave.loss"],
+            "is no interval",
+        ),
+        (
+            ["--search", "misbehave.factr=interval(1,3)", "--minimize", "misbehave.loss"],
+            "did you mean",
+        ),
+        (["--search", "misbehave.refuse=false,true", "--minimize", "misbehave.loss"], "will not"),
+        (
+            ["misbehave.factor=1,2", "--search", "seed=1,2", "--minimize", "misbehave.loss"],
+            "several values",
+        ),
+        (["--search", "seed=1,2", "--minimize", "misbehaves.loss"], "did you mean 'misbehave'?"),
         (["--search", "misbehave.factor=interval(1,3)"], "--minimize FIGURE or --maximize"),
         ([*FACTOR, "--zip"], "--zip does not go with --search"),
     ],
