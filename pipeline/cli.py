@@ -42,7 +42,7 @@ Declarative pipelines for the life of LoRA and QLoRA adapters.
   sweep RECIPE [key=a,b,c ...]  run it for all combinations of values; go on where it ended
   plan RECIPE [key=value ...]   check it and say what it would do; reads no weights
   show RUN_DIR                  a finished run as a table
-  report RUN_DIR                write its page, report.html, again
+  report DIR [RUN_DIR ...]      write the page of a run or a sweep again, or of several runs
   diff A B                      two checkpoints, tensor by tensor
   verify FOLDER                 is a saved model whole, and what its receipt says?
   replay FOLDER                 make a saved model again from its receipt, and compare
@@ -229,12 +229,31 @@ def _show(words: list[str], quiet: bool, debug: bool) -> int:
 
 
 def _report_page(words: list[str], quiet: bool, debug: bool) -> int:
-    parser = parser_of("report", "Write report.html, the page of a run, into its folder again.")
-    parser.add_argument("run_dir", metavar="RUN_DIR", type=Path)
+    parser = parser_of(
+        "report",
+        "Write the page of a run or of a sweep, report.html, into its folder again; of several runs, "
+        "one page that holds them side by side.",
+    )
+    parser.add_argument("folders", metavar="DIR", type=Path, nargs="+")
+    parser.add_argument(
+        "--output",
+        "-o",
+        metavar="FILE",
+        type=Path,
+        help="where to write it; several runs go to side_by_side.html here",
+    )
     args = parser.parse_args(words)
-    from pipeline.report.page import write_page
+    from pipeline.report.page import write_page, write_side_by_side, write_sweep_page
+    from pipeline.sweep.ledger import FILE_NAME as LEDGER
+    from pipeline.sweep.status import read_status
 
-    print(write_page(args.run_dir))
+    first = args.folders[0]
+    if len(args.folders) > 1:
+        print(write_side_by_side(args.folders, args.output or Path("side_by_side.html")))
+    elif (first / LEDGER).is_file():
+        print(write_sweep_page(read_status(first), args.output))
+    else:
+        print(write_page(first, args.output))
     return DONE
 
 

@@ -272,6 +272,8 @@ def test_a_run_from_the_shipped_recipe_to_its_table(
     assert (folder / "merged/config.json").is_file()
     assert "merge_lora" in mergeline("show", str(folder)).stdout
     assert mergeline("report", str(folder)).stdout == f"{folder / 'report.html'}\n"
+    assert mergeline("report", str(folder), "-o", "page.html").stdout == "page.html\n"
+    assert (tmp_path / "page.html").read_text() == (folder / "report.html").read_text()
 
 
 def test_a_run_that_fails_ends_with_1(mergeline: Run, tmp_path: Path, model: list[str]) -> None:

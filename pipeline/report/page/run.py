@@ -16,18 +16,8 @@ from pipeline.report.page.files import Files, files_of
 from pipeline.report.page.histograms import Bars, bars
 from pipeline.report.page.modules import HeatMap, ModuleTable, heat_maps, module_table
 from pipeline.report.page.verdict import Verdict, verdict
-from pipeline.report.page.words import amount, label
+from pipeline.report.page.words import Said, amount, label
 from pipeline.report.units import duration, size
-
-
-@dataclass(frozen=True)
-class Said:
-    """A name and what is said of it."""
-
-    name: str
-    text: str
-    bound: str = ""
-    """What a figure was held against."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +60,10 @@ class RunPage:
     outputs: tuple[Files, ...]
     asked: tuple[Said, ...]
     resolved: str
-    commands: tuple[str, ...]
+    again: str
+    """The command, for the machine and the folder in which it was given."""
+    checks: tuple[str, ...]
+    """Commands for the run's folder, wherever that is now."""
 
 
 def run_page(record: Manifest) -> RunPage:
@@ -95,7 +88,8 @@ def run_page(record: Manifest) -> RunPage:
         outputs=outputs,
         asked=_asked(record),
         resolved=_yaml(record.resolved),
-        commands=_commands(record),
+        again=shlex.join(["mergeline", "run", record.recipe_file, *record.overrides]),
+        checks=_checks(record),
     )
 
 
@@ -179,20 +173,14 @@ def _asked(record: Manifest) -> tuple[Said, ...]:
     return tuple(Said(name, text) for name, text in found.items() if text)
 
 
-def _commands(record: Manifest) -> tuple[str, ...]:
-    """How to do it again, and how to look at what came of it."""
-    made = [
-        str(PurePath(record.run_dir, file.path).parent)
-        for file in record.outputs
-        if PurePath(file.path).name == RECEIPT
-    ]
-    return (
-        shlex.join(["mergeline", "run", record.recipe_file, *record.overrides]),
-        *(
-            shlex.join(["mergeline", verb, f])
-            for f in dict.fromkeys(made)
-            for verb in ("verify", "replay")
-        ),
+def _checks(record: Manifest) -> tuple[str, ...]:
+    """How to look at what came of it: folders as they are found from the run's own."""
+    made = [PurePath(file.path) for file in record.outputs]
+    folders = dict.fromkeys(str(file.parent) for file in made if file.name == RECEIPT)
+    return tuple(
+        shlex.join(["mergeline", verb, folder])
+        for folder in folders
+        for verb in ("verify", "replay")
     )
 
 
