@@ -20,6 +20,7 @@ from pipeline.checkpoint.adapter import inspect_adapter
 from pipeline.checkpoint.base import inspect_base
 from pipeline.checkpoint.companions import copy_companions
 from pipeline.checkpoint.headers import read_header
+from pipeline.proof.configs import check_config, check_generation_config
 from pipeline.proof.diff import Difference, compare_tensors
 from pipeline.proof.findings import Findings
 from pipeline.proof.tensors import find_tensors
@@ -47,7 +48,8 @@ def check_origins(
                 f"({choice.reason}): `mergeline replay` does that"
             )
             return
-        work, make = (choice.work, None) if choice.work else _modules(blueprint, dtype)
+        work, make, write = _direct(choice.work) if choice.work else _modules(blueprint, dtype)
+        check_config(folder, write, found)
         _check_tensors(work, make, find_tensors(str(folder)), advance, found)
 
 
@@ -81,7 +83,17 @@ def _check_tensors(
     )
 
 
-def _modules(blueprint: Blueprint, dtype: SavedDtype) -> tuple[Work, Make]:
+Ways = tuple[Work, "Make | None", Callable[[Path], None]]
+"""What is made, what makes the tensors that come from no file, and what writes the config."""
+
+
+def _direct(work: Work) -> Ways:
+    from pipeline.realise.stream import write_config
+
+    return work, None, lambda folder: write_config(work, folder)
+
+
+def _modules(blueprint: Blueprint, dtype: SavedDtype) -> Ways:
     """What transformers and PEFT make a few modules at a time."""
     from pipeline.realise.live import labels_of
     from pipeline.realise.stream.modules import plan_modules
@@ -90,7 +102,7 @@ def _modules(blueprint: Blueprint, dtype: SavedDtype) -> tuple[Work, Make]:
     base = inspect_base(blueprint.base)
     wanted = base.dtype if dtype == "keep" else dtype
     modules = plan_modules(blueprint, wanted, Reader(base), labels_of(blueprint))
-    return modules.work, modules.make
+    return modules.work, modules.make, modules.write_config
 
 
 def _against_base(
@@ -150,4 +162,5 @@ def _check_companions(folder: Path, blueprint: Blueprint, found: Findings) -> No
                 found.fault(name, "is missing: the base or an adapter has it")
             elif (folder / name).read_bytes() != (Path(scratch) / name).read_bytes():
                 found.fault(name, "is not the one of the base or the adapter")
+    check_generation_config(folder, inspect_base(blueprint.base).source, found)
     found.checked.append(f"{len(names)} files of tokenizer and others against base and adapters")

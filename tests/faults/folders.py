@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -57,6 +58,16 @@ def left_over_quantization_config(folder: Path, scene: Scene) -> None:
 
 def dtype_of_another_save(folder: Path, scene: Scene) -> None:
     edit(folder / "config.json", dtype="float16")
+
+
+def rope_of_another_model(folder: Path, scene: Scene) -> None:
+    """A tool wrote the config anew, with the default base of its position embeddings."""
+    rope = json.loads((folder / "config.json").read_text())["rope_parameters"]
+    edit(folder / "config.json", rope_parameters={**rope, "rope_theta": 500000.0})
+
+
+def generation_config_lost(folder: Path, scene: Scene) -> None:
+    (folder / "generation_config.json").unlink()
 
 
 def tokenizer_with_more_tokens(folder: Path, scene: Scene) -> None:

@@ -78,13 +78,16 @@ FAULTS: dict[str, Fault] = {
     "not a number": _merge("LoRA", merges.not_a_number),
     "embedding not resized": _folder(
         "new tokens", folders.embedding_not_resized,
-        WHOLE, MODULES, ACCOUNTING, STRUCTURE, files="tokenizer.json",
+        WHOLE, MODULES, ACCOUNTING, STRUCTURE, files="tokenizer.json config.json",
     ),
     "config not resized": _folder(
-        "new tokens", folders.config_not_resized, WHOLE, MODULES, STRUCTURE, files="config.json"
+        "new tokens", folders.config_not_resized,
+        WHOLE, MODULES, ACCOUNTING, STRUCTURE, files="config.json",
     ),
     "tie broken": _folder("tied", folders.tie_broken, WHOLE, ACCOUNTING, STRUCTURE),
-    "tied again": _folder("tied, the head merged", folders.tied_again, *ALL_BUT_STRUCTURE),
+    "tied again": _folder(
+        "tied, the head merged", folders.tied_again, *ALL_BUT_STRUCTURE, files="config.json"
+    ),
     "overflow in float16": _folder(
         "a large number", folders.overflow, WHOLE, ACCOUNTING, tensor=folders.NORM
     ),
@@ -94,8 +97,15 @@ FAULTS: dict[str, Fault] = {
     "dtype of another save": _folder(
         "LoRA", folders.dtype_of_another_save, STRUCTURE, files="config.json"
     ),
+    "rope of another model": _folder(
+        "LoRA", folders.rope_of_another_model, WHOLE, ACCOUNTING, files="config.json"
+    ),
+    "generation config lost": _folder(
+        "LoRA", folders.generation_config_lost, ACCOUNTING, files="generation_config.json"
+    ),
     "tokenizer with more tokens": _folder(
-        "LoRA", folders.tokenizer_with_more_tokens, WHOLE, ACCOUNTING, STRUCTURE, files="tokenizer.json"
+        "LoRA", folders.tokenizer_with_more_tokens,
+        WHOLE, ACCOUNTING, STRUCTURE, files="tokenizer.json",
     ),
     "tokenizer of the base": _folder(
         "new tokens", folders.tokenizer_of_the_base, WHOLE, ACCOUNTING, files="tokenizer.json"

@@ -23,6 +23,9 @@ PROMPTS = ["What is the capital of France?", "Load the base, attach the adapter,
 Said = dict[str, str]
 """What a proof finds wrong, by the name of the module, tensor or file."""
 
+Found = dict[str, Said]
+"""What each proof says."""
+
 
 def whole_model(session: Session, folder: Folder) -> Said:
     """What the default bounds say of the predictions, or why there are none.
@@ -84,7 +87,7 @@ def _all(text: str | None) -> Said:
     return {"": text} if text else {}
 
 
-def of_folder(session: Session, folder: Folder, dtype: SavedDtype) -> dict[str, Said]:
+def of_folder(session: Session, folder: Folder, dtype: SavedDtype) -> Found:
     """All four."""
     return {
         "whole model": whole_model(session, folder),

@@ -2,45 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from tests.faults.proofs import PROOFS
-from tests.parity import test_modules, test_stream
 
-Rows = Sequence[Sequence[str]]
-
-GROUPS: Mapping[str, Iterable[str]] = {
-    "kinds of adapter": test_modules.KINDS,
-    "architectures": test_modules.ARCHITECTURES,
-    "precisions": test_modules.PRECISIONS,
-    "files of the base": test_modules.FILES,
-    "merged directly": [f"direct: {name}" for name in test_stream.CASES],
-}
-"""The parity matrix; its rows are named in tests/parity."""
+Proofs = Collection[str]
 
 
-def fault_table(found: Mapping[str, Sequence[str]]) -> list[str]:
-    """The proofs that caught each fault, by its name."""
-    rows = [[name, *_marks(caught)] for name, caught in found.items()]
+def fault_table(caught: Mapping[str, Proofs]) -> str:
+    """The proofs that caught each fault."""
+    rows = [
+        [name, *("caught" if proof in by else "" for proof in PROOFS)]
+        for name, by in caught.items()
+    ]
     return _table(["what is wrong", *PROOFS], rows)
 
 
-def _marks(caught: Iterable[str]) -> list[str]:
-    return ["caught" if proof in caught else "" for proof in PROOFS]
-
-
-def right_table(found: Mapping[str, Sequence[str]]) -> list[str]:
-    """How many of the right merges each proof passed, by the groups of the parity matrix."""
-    rows = []
-    for group, names in GROUPS.items():
-        there = [found[name] for name in names if name in found]
-        passed = [str(sum(proof in one for one in there)) for proof in PROOFS]
-        if there:
-            rows.append([group, str(len(there)), *passed])
+def right_table(passed: Mapping[str, Sequence[Proofs]]) -> str:
+    """How many of each group of right merges the proofs passed."""
+    rows = [
+        [group, str(len(rows)), *(str(sum(proof in one for one in rows)) for proof in PROOFS)]
+        for group, rows in passed.items()
+    ]
     return _table(["right merges", "rows", *PROOFS], rows)
 
 
-def _table(head: Sequence[str], rows: Rows) -> list[str]:
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     widths = [max(len(row[n]) for row in (head, *rows)) for n in range(len(head))]
     lines = [head, ["-" * width for width in widths], *rows]
-    return ["| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in lines]
+    return "\n".join(f"| {' | '.join(map(str.ljust, line, widths))} |" for line in lines)

@@ -58,7 +58,7 @@ def session_of(scene: Scene, folder: Path, run: Path) -> Session:
     return session
 
 
-def found_by_each(session: Session) -> dict[str, proofs.Said]:
+def found_by_each(session: Session) -> proofs.Found:
     folder = session.state.last_folder()
     assert folder is not None
     return proofs.of_folder(session, folder, read_receipt(folder.path).saved.dtype)

@@ -207,14 +207,16 @@ def test_a_tokenizer_of_another_model_is_found(made: Made, folder: Path) -> None
 def test_an_embedding_that_does_not_fit_the_config_is_found(made: Made, folder: Path) -> None:
     edit(folder / "config.json", lambda config: config.update(vocab_size=400))
 
-    (fault,) = without_receipt(folder, made).faults
-    assert fault.what == "says vocab_size 400, and model.embed_tokens.weight has 320 rows"
+    assert {fault.what for fault in without_receipt(folder, made).faults} == {
+        "says vocab_size 400, and model.embed_tokens.weight has 320 rows",
+        "says vocab_size 400, and base and adapters make 320",
+    }
 
 
 def test_a_tie_that_the_weights_do_not_keep_is_found(made: Made, folder: Path) -> None:
     edit(folder / "config.json", lambda config: config.update(tie_word_embeddings=True))
 
-    assert places(without_receipt(folder, made)) == {"lm_head.weight"}
+    assert places(without_receipt(folder, made)) == {"lm_head.weight", "config.json"}
 
 
 def test_a_dtype_that_no_tensor_has_is_found(made: Made, folder: Path) -> None:
@@ -222,6 +224,24 @@ def test_a_dtype_that_no_tensor_has_is_found(made: Made, folder: Path) -> None:
     (folder / FILE_NAME).unlink()
 
     assert places(verify(folder)) == {"config.json"}
+
+
+def test_a_config_with_defaults_left_out_or_written_out_is_the_same(
+    made: Made, folder: Path
+) -> None:
+    edit(folder / "config.json", lambda config: config.pop("hidden_act"))
+    edit(
+        folder / "config.json",
+        lambda config: config.update(num_return_sequences=1, use_cache=False),
+    )
+
+    assert without_receipt(folder, made).faults == []
+
+
+def test_a_generation_config_that_says_other_things_is_found(made: Made, folder: Path) -> None:
+    edit(folder / "generation_config.json", lambda config: config.update(eos_token_id=7))
+
+    assert places(without_receipt(folder, made)) == {"generation_config.json"}
 
 
 def test_missing_and_strange_tensors_are_found(made: Made, folder: Path) -> None:

@@ -83,13 +83,13 @@ def stream_weights(
         index = index_of(stream.shards)
         (folder / "model.safetensors.index.json").write_text(index, encoding="utf-8")
     if by is None:
-        _write_config(work, folder)
+        write_config(work, folder)
     else:
         by.write_config(folder)
     return list(finished)
 
 
-def _write_config(work: Work, folder: Path) -> None:
+def write_config(work: Work, folder: Path) -> None:
     """The base's config, with the dtype under the one name that loaders now read, and not quantized."""
     gone = ("torch_dtype", "quantization_config")
     config = {key: value for key, value in work.base.config.items() if key not in gone}
