@@ -122,7 +122,7 @@ def make_plan(recipe: Recipe) -> Plan:
     described = _describe_all(recipe)
     refused = [*described.refused, *_read_too_early(recipe, described.states)]
     refused += _written_twice(recipe, described.states)
-    sound = described.without({call.branch for call, _ in refused}) if not problems else described
+    sound = described.without({call.branch for call, _ in refused})
     if problems or (refused and not sound.calls):
         raise RecipeError([*problems, *dict.fromkeys(problem for _, problem in refused)])
     states, going = sound.states, replace(recipe, steps=tuple(sound.calls))
