@@ -15,6 +15,7 @@ class Value:
 
     text: str
     bar: float | None = None
+    tone: str = "blue"
 
 
 @dataclass(frozen=True)
@@ -85,5 +86,5 @@ def _row(name: str, columns: dict[str, dict[str, Figure]]) -> Measure:
         if column.endswith(": change") and isinstance(value, float) and value > 0:
             text = f"+{text}"
         bar = abs(measures[column]) / most if column in measures and most else None
-        values.append(Value(text, bar))
+        values.append(Value(text, bar, "grey" if column.endswith(": base") else "blue"))
     return Measure(label(name), tuple(values))
