@@ -49,7 +49,7 @@ def _ask(request: Request, scratch: Path) -> Answers:
 
 
 def modules(blueprint: Blueprint, folder: Path) -> Said:
-    """The modules that the default bounds refuse."""
+    """The modules that the default bounds refuse; without a name, why there is nothing to look at."""
     try:
         proof = ModuleProof(blueprint, folder)
         bounds = default_module_tolerance(proof.dtypes, len(blueprint.folds[-1].adapters))
@@ -57,7 +57,9 @@ def modules(blueprint: Blueprint, folder: Path) -> Said:
     except MergelineError as error:
         return {"": str(error)}
     said = {one.name: "; ".join(bounds.broken_by(one)) for one in figures}
-    return {name: text for name, text in said.items() if text} or _all(bounds.lost(figures))
+    broken = {name: text for name, text in said.items() if text}
+    lost = bounds.lost(figures)
+    return broken or ({"": lost} if lost else {})
 
 
 def accounting(blueprint: Blueprint, folder: Path, dtype: SavedDtype) -> Said:
@@ -81,10 +83,6 @@ def name_of(fault: Fault) -> str:
 
 def _named(found: Findings) -> Said:
     return {name_of(fault): fault.what for fault in found.faults}
-
-
-def _all(text: str | None) -> Said:
-    return {"": text} if text else {}
 
 
 def of_folder(session: Session, folder: Folder, dtype: SavedDtype) -> Found:

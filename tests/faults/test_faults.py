@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,10 @@ def changed_tensors(right: Path, broken: Path) -> set[str]:
     }
 
 
+def modules_of(tensors: Iterable[str]) -> set[str]:
+    return {key.rpartition(".")[0] for key in tensors}
+
+
 def _differ(a: torch.Tensor, b: torch.Tensor) -> bool:
     if (a.dtype, a.shape) != (b.dtype, b.shape):
         return True
@@ -103,13 +107,14 @@ def test_a_broken_merge_is_named(
 
     tensors = changed_tensors(scene.merged, folder) if fault.tensors is None else fault.tensors
     accused = {name for said in found.values() for name in said if name}
-    assert accused - {key.rpartition(".")[0] for key in tensors} == tensors | fault.files
+    assert accused - modules_of(tensors) == tensors | fault.files
+    if found["modules"] and "" not in found["modules"]:
+        merged = changed_tensors(scene.base, scene.merged)
+        assert found["modules"].keys() == modules_of(tensors) & modules_of(merged)
 
-    by_command: Any = Silent()
-    assert {proofs.name_of(one) for one in verify_folder(folder, None, [], by_command).faults} == {
-        *found["accounting"],
-        *found["structure"],
-    }
+    console: Any = Silent()
+    told = verify_folder(folder, None, [], console).faults
+    assert {proofs.name_of(one) for one in told} == {*found["accounting"], *found["structure"]}
     with pytest.raises(MergelineError) as stopped:
         session.do("verify", proof="modules")
     assert any(name.removesuffix(".weight") in str(stopped.value) for name in accused)
