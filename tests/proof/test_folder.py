@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pipeline.errors import InputError
 from pipeline.proof import origins
@@ -120,6 +121,14 @@ def test_a_folder_without_a_receipt_holds_by_its_base_and_adapter(made: Made, fo
 
     assert found.faults == []
     assert found.skipped == [f"the hashes of the files: the folder has no {FILE_NAME}"]
+
+
+def test_a_folder_that_plain_calls_merged_holds(made: Made, tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(made.base)
+    PeftModel.from_pretrained(model, made.adapter).merge_and_unload().save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(made.base).save_pretrained(tmp_path)
+
+    assert [f for f in without_receipt(tmp_path, made).faults if "tokenizer" not in f.where] == []
 
 
 @pytest.mark.parametrize("receipt", [True, False], ids=["by the receipt", "by base and adapter"])
