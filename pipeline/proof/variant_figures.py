@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -115,26 +116,19 @@ class Scales:
 
     def weigh(self, variant: Variant) -> VariantFigures:
         """Measure one way. Whatever the merge raises is raised."""
-        with _folder(self._run) as folder:
-            size = _write(self._run, variant.blueprint, folder / "merged")
-            base = variant.blueprint.base
-            served = Blueprint(
-                replace(
-                    base,
-                    model=str(folder / "merged"),
-                    revision=None,
-                    dtype=None,
-                    quantization=variant.requantized,
-                )
-            )
+        run = self._run
+        with _folder(run) as folder:
             plain = folder / "merged"
+            size = _write(run, variant.blueprint, plain)
+            base = replace(variant.blueprint.base, model=str(plain), revision=None, dtype=None)
+            served = Blueprint(replace(base, quantization=variant.requantized))
             if variant.requantized:
                 size = self._size_of_quantized(served, folder / "quantized")
-                if self._modules:
-                    plain = folder / "plain"
-                    _write(self._run, replace(served, dequantize=True), plain)
-            seen = ask(self._run.live(served), self._run, self._asked) if self._asked else None
-            self._run.release()
+            seen = ask(run.live(served), run, self._asked) if self._asked else None
+            run.release()
+            if variant.requantized and self._modules:
+                plain = folder / "plain"
+                _write(run, replace(served, dequantize=True), plain)
             return VariantFigures(
                 variant,
                 size,
@@ -154,6 +148,7 @@ class Scales:
         proof = ModuleProof(folded(model.blueprint), folder)
         with self._run.bar("comparing modules", proof.bytes, unit="B") as bar:
             found = list(proof.figures(bar.advance))
+        gc.collect()  # PEFT's models hold themselves: their weights would pile up from proof to proof
         return Against(whole, fmean(one.error for one in found), delta_kept(found))
 
 
