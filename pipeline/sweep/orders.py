@@ -24,8 +24,8 @@ class Orders:
 
     def __init__(self, folder: Path) -> None:
         name = uuid.uuid4().hex
-        self._running = folder / f"{_RUNNING}{name}"
-        self._kill = folder / f"{_KILL}{name}"
+        self._running = folder.absolute() / f"{_RUNNING}{name}"
+        self._kill = folder.absolute() / f"{_KILL}{name}"
 
     def begin(self) -> None:
         """Let jobs run. Those of earlier sweeps in this folder, whose end nobody told them of, end now."""

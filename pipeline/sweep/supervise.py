@@ -148,16 +148,20 @@ class Run:
             return refused
 
     def _ended(self, job: PlannedJob, handle: Handle) -> JobLine | None:
-        """How a job ended; None when it did not begin."""
+        """How a job ended; None when it was not to begin any more."""
         try:
-            return handle.result()
+            line = handle.result()
+            if line is not None or not self.goes_on():
+                return line
+            why = f"its worker does not see {self._folder.absolute()}, where it is told to go on"
         except Exception as error:  # whatever engines raise for a worker that is gone
-            line = recorded(job, self._folder)
-            if line.status in ("running", "interrupted"):
-                line.status = "failed" if self.goes_on() else "interrupted"
-                line.why = _lost(error)
-            self._ledger.append(line)
-            return line
+            why = _lost(error)
+        line = recorded(job, self._folder)
+        if line.status in ("running", "interrupted"):
+            line.status = "failed" if self.goes_on() else "interrupted"
+            line.why = why
+        self._ledger.append(line)
+        return line
 
     def _clear_up(self, job: PlannedJob, line: JobLine) -> None:
         """Remove earlier attempts, unless the next one may still go on with what they have finished."""

@@ -146,6 +146,16 @@ def test_a_job_that_waits_for_room_ends_when_it_is_told_to(tmp_path: Path, order
     assert room.enter(one) is None
 
 
+def test_orders_are_read_from_wherever_a_worker_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    orders = Orders(Path("."))
+    orders.begin()
+    monkeypatch.chdir("/")
+    assert orders.read() is Order.GO_ON
+
+
 def test_orders_are_those_of_the_sweep_that_runs_in_the_folder(tmp_path: Path) -> None:
     first, second = Orders(tmp_path), Orders(tmp_path)
     first.begin()
