@@ -303,6 +303,15 @@ def test_a_job_that_fails_takes_no_other_down(
     assert [record.status for record in records] == ["done", "failed", "done"]
     assert records[2].overrides[2] == "attach_adapter.weight=0.5"
 
+    page = (tmp_path / "sweep/report.html").read_text()
+    assert "1 of 3 jobs failed" in page
+    assert all(f'href="{Path(record.run_dir).name}/report.html"' in page for record in records)
+    assert mergeline("report", "sweep").stdout == "sweep/report.html\n"
+    assert (tmp_path / "sweep/report.html").read_text() == page
+    runs = [record.run_dir for record in records[::2]]
+    assert mergeline("report", *runs).stdout == "side_by_side.html\n"
+    assert "attach_adapter.weight" in (tmp_path / "side_by_side.html").read_text()
+
 
 def _is_saving(folder: Path) -> bool:
     return (folder / "manifest.json").is_file() and any(

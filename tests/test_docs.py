@@ -232,7 +232,8 @@ def works(
         else:
             arguments.append("--plan")
     if verb in ("show", "report"):
-        a_run(folder / arguments[0])
+        for run in arguments:
+            a_run(folder / run)
     assert cli.main([verb, *arguments]) == (cli.WRONG if wrong else cli.DONE)
     if output is not None and verb in ("recipes", "steps", "plan"):
         printed = capsys.readouterr()
