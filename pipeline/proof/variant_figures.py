@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -148,7 +147,6 @@ class Scales:
         proof = ModuleProof(folded(model.blueprint), folder)
         with self._run.bar("comparing modules", proof.bytes, unit="B") as bar:
             found = list(proof.figures(bar.advance))
-        gc.collect()  # PEFT's models hold themselves: their weights would pile up from proof to proof
         return Against(whole, fmean(one.error for one in found), delta_kept(found))
 
 
