@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from selenium.webdriver.support.ui import Select
 
 from pipeline.report.page import write_side_by_side, write_sweep_page
-from pipeline.sweep.status import read_status
+from pipeline.sweep.status import JobRow, SweepStatus, read_status
 from tests.fixtures.browser import MISSING, Browser, chromium
 from tests.fixtures.manifests import failed, manifest
 from tests.fixtures.sweeps import sweep
@@ -93,6 +94,39 @@ def test_axes_can_be_chosen_numbers_and_words(browser: Browser, page: Path) -> N
     assert len(points) == 12, "a job that failed has settings and a time"
     assert len({round(x) for x, _ in points}) == 3
     assert browser.run("return document.querySelectorAll('figure .point.cross').length") == 1
+
+
+def test_a_job_that_waits_does_not_look_like_one_that_failed(
+    browser: Browser, tmp_path: Path
+) -> None:
+    folder = sweep(tmp_path, bad=(5,), begun=8)
+    browser.open(write_sweep_page(read_status(folder)))
+
+    looks = browser.run(
+        "return ['', '.open', '.cross'].map(look => document.querySelectorAll('.line' + look).length)"
+    )
+
+    assert looks == [12, 4, 1]
+
+
+def test_ticks_can_be_told_apart_however_near_the_figures_are(
+    browser: Browser, tmp_path: Path
+) -> None:
+    jobs = [
+        JobRow(
+            overrides=[f"a={n}"], status="done", folder=f"j{n}", metrics={"x.bytes": 232_000 + n}
+        )
+        for n in range(5)
+    ]
+    status = SweepStatus(
+        folder=str(tmp_path), recipe="r", status="done", started=datetime.now(UTC), jobs=jobs
+    )
+    browser.open(write_sweep_page(status))
+    choose(browser, 0, 1, "x.bytes")
+
+    ticks = [text for text in browser.texts("figure:first-of-type text") if text.endswith(" kB")]
+
+    assert ticks == [f"{232 + n / 1000:g} kB" for n in range(5)]
 
 
 def test_the_line_leads_along_what_is_both_small_and_good(browser: Browser, page: Path) -> None:

@@ -13,12 +13,16 @@ if (document.querySelector("#charts")) {
     return made;
   };
   const short = (text, room) => (text.length > room ? `…${text.slice(1 - Math.max(room, 3))}` : text);
-  const written = (value, unit) => {
-    if (unit === "%") return `${Number((value * 100).toPrecision(3))} %`;
-    if (unit === "s") return `${Number(value.toPrecision(3))} s`;
-    if (unit !== "B") return String(Number(value.toPrecision(3)));
-    const power = Math.max(0, Math.min(4, Math.floor(Math.log10(Math.abs(value) || 1) / 3)));
-    return `${Number((value / 1000 ** power).toPrecision(3))} ${["B", "kB", "MB", "GB", "TB"][power]}`;
+  const written = (value, unit, digits) => {
+    const round = number => Number(number.toPrecision(digits));
+    if (unit === "%") return `${round(value * 100)} %`;
+    if (unit === "s") return `${round(value)} s`;
+    if (unit === "B") {
+      const power = Math.max(0, Math.min(4, Math.floor(Math.log10(Math.abs(value) || 1) / 3)));
+      return `${round(value / 1000 ** power)} ${["B", "kB", "MB", "GB", "TB"][power]}`;
+    }
+    const plain = !value || (Math.abs(value) >= 1e-3 && Math.abs(value) < 1e6);
+    return plain ? String(round(value)) : round(value).toExponential().replace("+", "");
   };
 
   // An axis: where on it each job stands, from 0 to 1 or NaN, and what is written beside it.
@@ -59,10 +63,12 @@ if (document.querySelector("#charts")) {
     let inside = round.filter(value => value >= low && value <= high);
     if (log && inside.length > 7) inside = inside.filter(value => Math.log10(value) % 1 === 0);
     if (inside.length < 2) inside = [...new Set([low, high])];
+    const largest = Math.max(Math.abs(low), Math.abs(high));
+    const digits = log || !length ? 3 : Math.max(3, Math.min(8, Math.ceil(Math.log10(largest / step)) + 1));
     return {
       log,
       places: numbers.map(place),
-      ticks: inside.map(value => ({ place: place(value), text: written(value, unit) })),
+      ticks: inside.map(value => ({ place: place(value), text: written(value, unit, digits) })),
     };
   };
   const axes = headings.flatMap((heading, column) => ("axis" in heading.dataset ? [axisOf(heading, column)] : []));
@@ -72,6 +78,7 @@ if (document.querySelector("#charts")) {
     row,
     done: row.dataset.status === "done",
     status: row.dataset.status,
+    look: { done: "", failed: " cross", interrupted: " cross" }[row.dataset.status] ?? " open",
     page: row.querySelector("a")?.href,
     name: settings
       .filter(([, column]) => row.cells[column].textContent)
@@ -172,9 +179,10 @@ if (document.querySelector("#charts")) {
         spots.set(spot, others + 1);
         const [angle, far] = [2.4 * others, 4 * Math.sqrt(others)]; // those on one spot make a flower
         const [cx, cy] = [x(across.places[number]) + far * Math.cos(angle), y(up.places[number]) + far * Math.sin(angle)];
-        const mark = jobs[number].done
-          ? element("circle", { class: "point", cx, cy, r: 5 })
-          : element("path", { class: "point cross", d: `M${cx - 4} ${cy - 4}l8 8m0-8l-8 8` });
+        const { look } = jobs[number];
+        const mark = look === " cross"
+          ? element("path", { class: `point${look}`, d: `M${cx - 4} ${cy - 4}l8 8m0-8l-8 8` })
+          : element("circle", { class: `point${look}`, cx, cy, r: 5 });
         drawing.append(mark);
         marks.push({ number, mark });
         return [number, cx, cy];
@@ -214,13 +222,13 @@ if (document.querySelector("#charts")) {
       // The best are drawn last, above the others.
       const rank = number => (colour && !Number.isNaN(colour.places[number]) ? colour.places[number] : 2);
       const order = jobs.toSorted((a, b) => (rank(b.number) - rank(a.number)) * (colour?.better === "high" ? -1 : 1));
-      for (const { number, done } of order) {
+      for (const { number, done, look } of order) {
         const stops = drawn.map((axis, n) => [x(n), y(axis.places[number])]);
         const path = stops.map(([px, py], n) =>
           Number.isNaN(py) ? "" : `${n && !Number.isNaN(stops[n - 1][1]) ? "L" : "M"}${px} ${py}`).join("");
         if (stops.filter(([, py]) => !Number.isNaN(py)).length < 1) continue;
         lines.set(number, stops);
-        const mark = element("path", { class: `line${done ? "" : " cross"}`, d: path });
+        const mark = element("path", { class: `line${look}`, d: path });
         const share = colour?.places[number];
         if (done && !Number.isNaN(share)) mark.style.stroke = `color-mix(in oklab, var(--amber) ${100 * share}%, var(--blue))`;
         drawing.append(mark);
