@@ -23,8 +23,8 @@ from pipeline.recipe.overrides import Said
 _NOT_OURS = {
     "hydra.sweeper": "`mergeline sweep` makes the jobs itself: key=a,b,c, --zip, --jobs FILE",
     "hydra/sweeper": "`mergeline sweep` makes the jobs itself: key=a,b,c, --zip, --jobs FILE",
-    "hydra.launcher": "jobs run in processes of this machine, --workers N at a time",
-    "hydra/launcher": "jobs run in processes of this machine, --workers N at a time",
+    "hydra.launcher": "`--launcher local|joblib|slurm|ray` says where jobs run",
+    "hydra/launcher": "`--launcher local|joblib|slurm|ray` says where jobs run",
     "hydra.sweep.subdir": "each job has a folder named by what sets it apart",
 }
 _REPLACED = ("hydra.run.dir", "hydra.sweep.dir", "hydra.mode")

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.checkpoint.lock import only_writer
 from pipeline.errors import COMMAND_LINE, Problem, RecipeError, RunError
-from pipeline.recipe.search_space import Dimension, Interval, job_with
+from pipeline.recipe.search_space import Dimension, job_with
 from pipeline.steps import nearest
 from pipeline.sweep.ledger import (
     FILE_NAME,
@@ -28,14 +28,13 @@ from pipeline.sweep.ledger import (
     attempts,
 )
 from pipeline.sweep.prepare import Asked, PlannedJob, SweepPlan, plan_job, sweep_folder
+from pipeline.sweep.study import distributions, open_study, override
 from pipeline.sweep.supervise import Means, Run, Tell, listed, opened, recorded
 from pipeline.sweep.task import make_folder
 
 if TYPE_CHECKING:
-    from optuna.study import Study
     from optuna.trial import Trial
 
-JOURNAL = "search.log"
 _OVERRIDES = "overrides"
 _AT_A_TIME = 4
 """Trials, where neither `--workers` nor the launcher says it: more would be chosen knowing less."""
@@ -140,7 +139,7 @@ class _Search:
         self._goal = goal
         self._folder = folder
         self._ledger = Ledger(folder)
-        self._study = _study(folder, goal)
+        self._study = open_study(folder, maximize=goal.maximize)
 
     def begin(self) -> None:
         """Write what is known of earlier trials to the ledger once more."""
@@ -169,7 +168,7 @@ class _Search:
         trials = self._study.get_trials(deepcopy=False)
         left = [Trial(self._study, t._trial_id) for t in trials if not t.state.is_finished()]
         room = min(at_most, self._goal.trials - len(trials)) - len(left)
-        return left + [self._study.ask(_distributions(self._space)) for _ in range(room)]
+        return left + [self._study.ask(distributions(self._space)) for _ in range(room)]
 
     def try_out(self, trials: Sequence[Trial], run: Run, tell: Tell) -> None:
         """Run the jobs of some trials, and tell optuna what came of them."""
@@ -177,7 +176,7 @@ class _Search:
         jobs: dict[str, PlannedJob] = {}
         trials_of: dict[str, list[Trial]] = {}
         for trial in trials:
-            own = tuple(_override(dimension, trial.params) for dimension in self._space)
+            own = tuple(override(dimension, trial.params) for dimension in self._space)
             trial.set_user_attr(_OVERRIDES, own)
             try:
                 job = plan_job(job_with(self._asked.request, own), self._asked, self._folder, known)
@@ -235,44 +234,3 @@ class _Search:
             figures = ", ".join(sorted(line.metrics)) or "none"
             what = f"there is no figure {self._goal.metric!r}"
             raise RunError(what, where=line.folder, fix=f"its figures are: {figures}")
-
-
-def _study(folder: Path, goal: Goal) -> Study:
-    import optuna
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(
-        storage=JournalStorage(JournalFileBackend(str(folder / JOURNAL))),
-        study_name="search",
-        direction="maximize" if goal.maximize else "minimize",
-        load_if_exists=True,
-    )
-    # The same seed again would propose again what the first trials were.
-    study.sampler = optuna.samplers.TPESampler(seed=len(study.trials), constant_liar=True)
-    return study
-
-
-def _distributions(space: Sequence[Dimension]) -> dict[str, Any]:
-    from optuna.distributions import (
-        CategoricalDistribution,
-        FloatDistribution,
-        IntDistribution,
-    )
-
-    return {
-        one.key: (
-            CategoricalDistribution(one.options)
-            if not isinstance(one, Interval)
-            else IntDistribution(int(one.low), int(one.high), log=one.log)
-            if one.whole
-            else FloatDistribution(one.low, one.high, log=one.log)
-        )
-        for one in space
-    }
-
-
-def _override(dimension: Dimension, params: dict[str, Any]) -> str:
-    value = params[dimension.key]
-    return dimension.override(value) if isinstance(dimension, Interval) else str(value)

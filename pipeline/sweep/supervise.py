@@ -121,7 +121,7 @@ class Run:
                 handle.cancel()
         if self.asked_to_stop:
             return "interrupted"
-        return "done" if endings <= {"done"} else "failed"
+        return "done" if endings <= {"done"} and not waiting else "failed"
 
     def goes_on(self) -> bool:
         """Whether nobody has asked the jobs to end."""

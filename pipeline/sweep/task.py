@@ -1,6 +1,6 @@
 """One job of a sweep, wherever it runs: in a process of its own, its beginning and end in the ledger.
 
-Every launcher calls `run_task`, here or in a worker on another machine that has the same folders.
+Every launcher has it run by `run_task`, here or in a worker on a machine that has the same folders.
 """
 
 from __future__ import annotations
@@ -10,14 +10,15 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from time import monotonic
 from types import ModuleType
 
 from pipeline.errors import InputError, OutputError
@@ -67,8 +68,8 @@ class Task:
 def run_task(task: Task, environment: Mapping[str, str] | None = None) -> JobLine | None:
     """Run a job to its end and return how it ended; None when it was not to begin any more.
 
-    Its environment is this process's, with `environment` on top. The job ends when it is told to, and when
-    the parent of this process is gone, as a worker's is when its node was lost. Raises OutputError.
+    Its environment is this process's, with `environment` on top. The job ends when it is told to, and with
+    this process. Raises OutputError.
     """
     if task.orders.read() is not Order.GO_ON:
         return None
@@ -80,15 +81,33 @@ def run_task(task: Task, environment: Mapping[str, str] | None = None) -> JobLin
     talk, theirs = context.Pipe()
     surroundings = {**os.environ, **(environment or {})}
     arguments = (task.request, str(task.sweep / task.folder), theirs, str(task.cwd), surroundings)
-    started = monotonic()
+    started = time.monotonic()
     process = context.Process(target=child.main, args=arguments)
     with _ONE_AT_A_TIME, _without_main():
         process.start()
     theirs.close()
     _supervise(process, talk, task.orders)
-    line = _ended(task, process, talk, monotonic() - started)
+    line = _ended(task, process, talk, time.monotonic() - started)
     ledger.append(line)
     return line
+
+
+def run_in_worker(task: Task) -> JobLine | None:
+    """`run_task` in a worker of an engine."""
+    end_with_parent()
+    return run_task(task)
+
+
+@cache
+def end_with_parent() -> None:
+    """Let this process not outlive who started it: a sweep that was killed, or a machine that was lost."""
+    threading.Thread(target=_end_after, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_after(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
+    os._exit(1)
 
 
 def warm_up() -> None:
@@ -140,9 +159,9 @@ def _without_main() -> Iterator[None]:
 
 def _supervise(process: BaseProcess, talk: Connection, orders: Orders) -> None:
     """Wait for the end of a job, and pass on what it is told to do."""
-    parent, given = os.getppid(), Order.GO_ON
+    given = Order.GO_ON
     while not wait([process.sentinel], _SECONDS_BETWEEN_LOOKS):
-        order = orders.read() if os.getppid() == parent else Order.END
+        order = orders.read()
         if order is given:
             continue
         given = order

@@ -3,15 +3,27 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 ROOT = Path(__file__).parents[2]
 
 Start = Callable[..., subprocess.Popen[str]]
 Call = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def still_running(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Those that have not ended some seconds later. What nobody has reaped yet has ended."""
+    left = processes
+    deadline = time.monotonic() + 10
+    while left and time.monotonic() < deadline:
+        time.sleep(0.05)
+        left = [one for one in left if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+    return left
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.sweep.launchers import LAUNCHERS
 from pipeline.sweep.status import JobRow, read_status
-from tests.sweep.conftest import Call, Start
+from tests.sweep.conftest import Call, Start, still_running
 
 pytestmark = pytest.mark.slow
 
@@ -95,7 +95,7 @@ def test_a_sweep_that_is_killed_goes_on_and_its_jobs_do_not(
 ) -> None:
     words = ["sweep", "r.yaml", "misbehave.how=not,sleep", "misbehave.unless=cured", DIR, *launcher]
     sweep = start(*words, "--workers", "2")
-    sleeper = int(wait_for("sweep/*/asleep", tmp_path).read_text())
+    sleeper = psutil.Process(int(wait_for("sweep/*/asleep", tmp_path).read_text()))
     sweep.kill()
     sweep.wait(timeout=60)
 
@@ -105,7 +105,7 @@ def test_a_sweep_that_is_killed_goes_on_and_its_jobs_do_not(
 
     assert done.returncode == 0, done.stderr
     assert [row.status for row in rows(tmp_path).values()] == ["done", "done"]
-    assert not psutil.pid_exists(sleeper)
+    assert still_running([sleeper]) == []
 
 
 @pytest.mark.parametrize("launcher", [JOBLIB, RAY])

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.sweep.ledger import JobLine, Ledger
 from pipeline.sweep.status import read_status
-from tests.sweep.conftest import Start
+from tests.sweep.conftest import Start, still_running
 from tests.sweep.test_launchers import wait_for
 
 pytestmark = pytest.mark.slow
@@ -60,7 +60,7 @@ def test_a_job_whose_machine_is_lost_is_done_on_another(
     lines = Ledger(tmp_path / "sweep").read()
     begun = [line for line in lines if isinstance(line, JobLine) and line.folder == first.folder]
     assert [line.status for line in begun].count("running") == 2, "once on each machine"
-    assert not sleeper.is_running(), "the job did not outlive its machine"
+    assert still_running([sleeper]) == [], "the job did not outlive its machine"
 
 
 def test_ray_on_this_machine_can_be_reached_from_nowhere_else(start: Start, tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_ray_on_this_machine_can_be_reached_from_nowhere_else(start: Start, tmp_
 
     assert ports
     assert {port.ip for port in ports} <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
-    assert not any(process.is_running() for process in family), "and it ends with the sweep"
+    assert still_running(family) == [], "it ends with the sweep"
 
 
 def raylet_of(node: Any) -> int:

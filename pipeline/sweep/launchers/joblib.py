@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.sweep.launchers import Handle, Options, Start
-from pipeline.sweep.task import Task, run_task
+from pipeline.sweep.task import Task, end_with_parent, run_in_worker
 
 OPTIONS = Options
-_SECONDS_BETWEEN_LOOKS = 0.5
 
 
 @contextmanager
@@ -32,11 +28,11 @@ def opened(options: Options, folder: Path, workers: int) -> Iterator[Start]:
     def start(task: Task) -> Handle:
         nonlocal pool
         try:
-            handle: Handle = pool.submit(run_task, task)
+            handle: Handle = pool.submit(run_in_worker, task)
         except BrokenProcessPool:
             pool.shutdown(kill_workers=True)
             pool = pool_of_workers()
-            handle = pool.submit(run_task, task)
+            handle = pool.submit(run_in_worker, task)
         return handle
 
     try:
@@ -58,10 +54,4 @@ def _begin() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     multiprocessing.set_start_method("forkserver", force=True)
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-
-
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(_SECONDS_BETWEEN_LOOKS)
-    os._exit(1)
+    end_with_parent()

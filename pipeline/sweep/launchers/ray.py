@@ -14,7 +14,7 @@ from pipeline.report.units import size
 from pipeline.sweep.launchers import Handle, Options, Start
 from pipeline.sweep.ledger import JobLine
 from pipeline.sweep.resources import Resources, local_gpus
-from pipeline.sweep.task import Task, run_task
+from pipeline.sweep.task import Task, run_in_worker
 
 LOCAL = "local"
 _RETRIES = 1
@@ -63,7 +63,7 @@ def opened(options: RayOptions, folder: Path, workers: int) -> Iterator[Start]:
 
     _connect(options.address)
     try:
-        remote = ray.remote(run_task)
+        remote = ray.remote(run_in_worker)
 
         def start(task: Task) -> Handle:
             needs = task.resources

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from pipeline.sweep.launchers import Options, Start
 from pipeline.sweep.ledger import JobLine
-from pipeline.sweep.task import Task, run_task
+from pipeline.sweep.task import Task, run_in_worker
 
 FOLDER = "submitit"
 """In the sweep's folder: scripts, and what SLURM and submitit say."""
@@ -70,7 +70,7 @@ def opened(options: SlurmOptions, folder: Path, workers: int) -> Iterator[Start]
             mem_gb=math.ceil(needs.memory / 2**30 * 10) / 10,
             **slurm,
         )
-        return _Handle(executor.submit(run_task, task))
+        return _Handle(executor.submit(run_in_worker, task))
 
     yield start
 
