@@ -76,36 +76,35 @@ def sweep_page(
 
 def _verdict(status: SweepStatus, records: Mapping[str, Manifest]) -> Verdict:
     """How the sweep ended or stands, and how many of its models are proven."""
-    done, failed = status.count("done"), status.count("failed")
-    of = len(status.jobs)
-    tone: Tone
-    if failed:
-        tone, said = "bad", f"{failed} of {_jobs(of)} failed"
-    elif status.status == "running":
-        tone, said = "warn", f"Not finished: {done} of {_jobs(of)} done"
-    elif done < of:
-        tone, said = "warn", f"Interrupted: {done} of {_jobs(of)} done"
-    else:
-        tone, said = "good", "The job is done" if of == 1 else f"All {_jobs(of)} are done"
+    done, failed, of = status.count("done"), status.count("failed"), len(status.jobs)
+    so_far = f"{done} of {_jobs(of)} done"
+    running = status.status == "running"
+    tone: Tone = "bad" if failed else "good" if done == of else "warn"
     details = []
-    if failed and status.status == "running":
-        details.append(f"It is still running: {done} of {_jobs(of)} are done.")
-    elif failed:
-        details.append(f"{done} {'is' if done == 1 else 'are'} done.")
-    tones = [verdict(records[job.folder]).tone for job in status.jobs if job.folder in records]
-    proven, unproven = tones.count("good"), tones.count("warn") if not _running(status) else 0
+    if failed:
+        said = f"{failed} of {_jobs(of)} failed"
+        if running or done + failed < of:
+            details.append(f"{'It is still running' if running else 'It ended early'}: {so_far}.")
+        else:
+            details.append(f"{done} {'is' if done == 1 else 'are'} done.")
+    elif done < of:
+        said = f"{'Not finished' if running else 'Interrupted'}: {so_far}"
+    else:
+        said = "The job is done" if of == 1 else f"All {_jobs(of)} are done"
+    tones = [
+        verdict(records[job.folder]).tone
+        for job in status.jobs
+        if job.status == "done" and job.folder in records
+    ]
+    proven, unproven = tones.count("good"), tones.count("warn")
     if proven and not unproven:
-        whose = "The others' models are" if failed else "Every model that was saved is"
-        details.append(f"{whose} proven to be what was trained.")
+        whose = "Every model of those" if failed or done < of else "Every model that was saved"
+        details.append(f"{whose} is proven to be what was trained.")
     elif unproven:
         details.append(
             f"Models that are proven to be what was trained: {proven} of {proven + unproven}."
         )
     return Verdict(tone, said, tuple(details))
-
-
-def _running(status: SweepStatus) -> bool:
-    return status.status == "running"
 
 
 def _jobs(count: int) -> str:

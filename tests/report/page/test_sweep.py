@@ -28,7 +28,7 @@ def test_failures_come_first_each_reason_once_with_what_to_do(tmp_path: Path) ->
 
     said = [
         "2 of 12 jobs failed",
-        "10 are done. The others' models are proven to be what was trained.",
+        "10 are done. Every model of those is proven to be what was trained.",
         f"{tmp_path}/…/merged: it is not the model that was trained: relative error 0.31",
         "What to do: look at the steps",
         "save.dtype=bfloat16 attach_adapter.weight=0.1",
@@ -65,6 +65,7 @@ def test_a_page_elsewhere_links_to_the_same_pages(tmp_path: Path) -> None:
         (3, (), None, "All 3 jobs are done"),
         (3, (0,), None, "1 of 3 jobs failed"),
         (3, (), 1, "Interrupted: 1 of 3 jobs done"),
+        (3, (0,), 2, "1 of 3 jobs failed It ended early: 1 of 3 jobs done."),
     ],
 )
 def test_the_head_says_how_it_ended(
