@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pipeline.plan import Plan
     from pipeline.realise.live import LiveModel
     from pipeline.realise.stream import Stream
+    from pipeline.realise.stream.together import Save
 
 log = logging.getLogger("mergeline")
 
@@ -216,7 +217,7 @@ def _run(recipe: Recipe, plan: Plan, console: Console) -> Manifest:
     record = first_manifest(recipe, plan)
     context = RunContext(recipe, console, {path for state in plan.states for path in state.judged})
     started = time.perf_counter()
-    with logs.run_log(recipe.run_dir / logs.FILE_NAME), _terminate_politely():
+    with logs.run_log(recipe.run_dir / logs.FILE_NAME), terminate_politely():
         try:
             record.write()
             log.info("recipe %s, overrides %s", recipe.path, list(recipe.overrides))
@@ -301,16 +302,19 @@ def _write_together(
     steps: Iterable[tuple[StepCall, StepRecord]],
     states: Mapping[str, State],
 ) -> None:
-    from pipeline.realise.stream.together import Save, write_together
+    from pipeline.realise.stream.together import write_together
 
-    saves = []
-    for call, entry in steps:
-        if entry.status in ("waiting", "running"):
-            how = call.settings
-            path = Path(how.path)
-            save = Save(states[call.id], entry, path, how.dtype, how.max_shard_size, how.overwrite)
-            saves.append(save)
-    write_together(context, saves)
+    going = [(call, entry) for call, entry in steps if entry.status in ("waiting", "running")]
+    write_together(context, [save_of(context, call, states[call.id], e) for call, e in going])
+
+
+def save_of(context: RunContext, call: StepCall, state: State, record: StepRecord) -> Save:
+    """What a `save` step is going to do."""
+    from pipeline.realise.stream.together import Save
+
+    how = call.settings
+    path = Path(how.path)
+    return Save(context, state, record, path, how.dtype, how.max_shard_size, how.overwrite)
 
 
 @contextmanager
@@ -365,7 +369,7 @@ def _files_in(paths: list[Path]) -> list[Path]:
 
 
 @contextmanager
-def _terminate_politely() -> Iterator[None]:
+def terminate_politely() -> Iterator[None]:
     """A SIGTERM (a cluster's, `timeout`'s) or SIGHUP (a closed terminal's) ends the run as Ctrl-C does:
     recorded, nothing half-written."""
     if threading.current_thread() is not threading.main_thread():

@@ -17,6 +17,7 @@ from pipeline.report.units import duration, figure, printable, size
 
 if TYPE_CHECKING:
     from pipeline.manifest import Figure
+    from pipeline.sweep.fuse import Pass
     from pipeline.sweep.ledger import JobLine
     from pipeline.sweep.prepare import PlannedJob, SweepPlan
     from pipeline.sweep.status import SweepStatus
@@ -52,8 +53,8 @@ def sweep_table(status: SweepStatus) -> RenderableType:
     return Group(*parts, Text(_counts(status)))
 
 
-def print_sweep_plan(plan: SweepPlan) -> None:
-    """Every job and why it will run, what all of them read, and what it takes."""
+def print_sweep_plan(plan: SweepPlan, passes: Sequence[Pass] = ()) -> None:
+    """Every job and why it will run, what all of them read, which go together, and what it takes."""
     console = standard_output(WIDTH_OF_PIPES)
     console.print(Text(f"{plan.recipe}  {plan.folder}"))
     table = _table("job", "settings", "why", "writes", "memory")
@@ -66,7 +67,7 @@ def print_sweep_plan(plan: SweepPlan) -> None:
             row += [Text(size(weights)), Text("-" if memory is None else size(memory))]
         table.add_row(*row)
     console.print(table)
-    console.print(_totals(plan))
+    console.print(_totals(plan, passes))
 
 
 def differences(jobs: Sequence[PlannedJob]) -> list[dict[str, Any]]:
@@ -123,7 +124,7 @@ def _counts(status: SweepStatus) -> str:
     return f"{jobs}: {', '.join(counts)}"
 
 
-def _totals(plan: SweepPlan) -> Table:
+def _totals(plan: SweepPlan, passes: Sequence[Pass]) -> Table:
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
@@ -136,6 +137,10 @@ def _totals(plan: SweepPlan) -> Table:
         table.add_row("all read", Text(f"{source.reference}: {size(sum(source.files.values()))}"))
     plans = [job.plan for job in plan.to_do if job.plan is not None]
     table.add_row("to do", f"{len(plans)} of {len(plan.jobs)} jobs")
+    for one in passes:
+        all_of_them = len(one.saves) == len(plans)
+        jobs = "all of them" if all_of_them else ", ".join(one.saves)
+        table.add_row("one pass", Text(f"over {one.base} writes the weights of {jobs}"))
     if plans:
         free = min(one.free_disk_bytes for one in plans)
         table.add_row("writes", f"about {size(plan.bytes)}; {size(free)} free")

@@ -1,4 +1,4 @@
-"""The process of one job."""
+"""The process of one job, or of what is done for several."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from pipeline import jobs
-from pipeline.recipe.hydra_app import Request
 from pipeline.secrets import redact_text
 
 OUTPUT = "terminal.log"
@@ -24,9 +22,13 @@ _LONGEST = 4000
 
 
 def main(
-    request: Request, folder: str, sweep: Connection, cwd: str, environment: Mapping[str, str]
+    work: Callable[[], object],
+    folder: str,
+    sweep: Connection,
+    cwd: str,
+    environment: Mapping[str, str],
 ) -> None:
-    """Run a job; its manifest says how it ended. `sweep` is told, in words, what kept it from having one.
+    """Do the work of a job, say, whose manifest says how it ended. `sweep` is told, in words, what it raised.
 
     A word from there, or the end of the other side, asks the job to end. This process is forked from one
     that serves many jobs: where it is, and its environment, are its own job's.
@@ -40,7 +42,7 @@ def main(
     os.environ.update(environment)
     try:
         os.chdir(cwd)
-        jobs.run_one(request)
+        work()
     except BaseException as error:
         why = redact_text(str(error) or type(error).__name__)
         sweep.send_bytes(why[:_LONGEST].encode(errors="replace"))

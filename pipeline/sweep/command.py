@@ -6,6 +6,9 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +21,7 @@ from pipeline.arguments import (
     request_of,
 )
 from pipeline.recipe.search_space import read_space
+from pipeline.sweep.fuse import Pass
 from pipeline.sweep.means import add_means, add_search, goal_of, means_of
 from pipeline.sweep.prepare import Asked, PlannedJob, SweepPlan, prepare
 from pipeline.sweep.status import SweepStatus, read_status
@@ -78,7 +82,7 @@ def main(words: list[str], quiet: bool) -> int:
         return _search(args, parser, quiet, means)
     asked = Asked(request_of(args), args.jobs, args.zip, args.force)
     if args.plan:
-        return _plan(asked, as_json=args.json)
+        return _plan(asked, means, as_json=args.json)
     return _run(asked, quiet, means)
 
 
@@ -102,7 +106,11 @@ def _run(asked: Asked, quiet: bool, means: Means) -> int:
             at = f"[{number[job.recipe.fingerprint]}/{len(plan.jobs)}] "
             tell_job(job, line, at)
 
-    ending = run_sweep(asked, plan, tell, means)
+    def say(text: str) -> None:
+        with suppress(OSError):  # a sweep goes on when nobody listens any more
+            print(text, file=sys.stderr, flush=True)
+
+    ending = run_sweep(asked, plan, tell, means, (lambda text: None) if quiet else say)
     _finish(plan.folder, quiet)
     return _EXIT_CODES.get(ending, FAILED)
 
@@ -158,17 +166,19 @@ def _prepare(asked: Asked, quiet: bool) -> SweepPlan:
         return prepare(asked, bar.advance)
 
 
-def _plan(asked: Asked, *, as_json: bool) -> int:
-    return _show_plan(_prepare(asked, quiet=as_json), as_json=as_json)
+def _plan(asked: Asked, means: Means, *, as_json: bool) -> int:
+    plan = _prepare(asked, quiet=as_json)
+    return _show_plan(plan, means.passes(plan.to_do), as_json=as_json)
 
 
-def _show_plan(plan: SweepPlan, *, as_json: bool) -> int:
+def _show_plan(plan: SweepPlan, passes: Sequence[Pass] = (), *, as_json: bool) -> int:
     from pipeline.report.sweep_table import print_sweep_plan
 
     if as_json:
-        print(json.dumps(plan.to_dict(), indent=2, ensure_ascii=False))
+        data = plan.to_dict() | {"passes": [asdict(one) for one in passes]}
+        print(json.dumps(data, indent=2, ensure_ascii=False))
     else:
-        print_sweep_plan(plan)
+        print_sweep_plan(plan, passes)
     return DONE
 
 

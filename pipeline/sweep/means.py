@@ -29,6 +29,9 @@ def add_means(parser: argparse.ArgumentParser) -> None:
         "--workers", type=count, metavar="N", help="jobs at a time (1 on one machine)"
     )
     parser.add_argument("--fail-fast", action="store_true", help="stop at the first failure")
+    parser.add_argument(
+        "--no-fuse", action="store_true", help="let each job read the base for itself"
+    )
 
 
 def add_search(parser: argparse.ArgumentParser) -> None:
@@ -63,7 +66,7 @@ def means_of(args: argparse.Namespace) -> Means:
     resources = _read(AskedResources, words, _RESOURCES, problems)
     if options is None or resources is None:
         raise RecipeError(problems)
-    return Means(launcher, options, resources, args.workers, args.fail_fast)
+    return Means(launcher, options, resources, args.workers, args.fail_fast, not args.no_fuse)
 
 
 def count(text: str) -> int:

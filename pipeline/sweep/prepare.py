@@ -168,7 +168,7 @@ def plan_job(
             return PlannedJob(job.own, request, there, sources, None, "done")
         why = again or "done before"
     base, count = recipe.run_dir.name, 1
-    while recipe.run_dir.exists():
+    while recipe.run_dir.name in before or _has_begun(recipe.run_dir):
         count += 1
         request = _into(job, asked.request, f"{folder}/{base}-{count}")
         recipe = load_request(request)
@@ -199,6 +199,11 @@ def _is_done(folder: Path) -> bool:
         return read_manifest(folder).status == "done"
     except InputError:
         return False
+
+
+def _has_begun(folder: Path) -> bool:
+    """Whether there is more than weights that were written ahead, which are hidden."""
+    return folder.exists() and any(not entry.name.startswith(".") for entry in folder.iterdir())
 
 
 def _in_jobs(problem: Problem, names: list[str], of: int) -> Problem:

@@ -15,6 +15,7 @@ from typing import Any
 
 from pipeline.checkpoint.lock import only_writer
 from pipeline.errors import MergelineError
+from pipeline.sweep.fuse import Pass, passes_of, write_pass
 from pipeline.sweep.launchers import LAUNCHERS, Handle, Launcher, Options, Start
 from pipeline.sweep.ledger import FILE_NAME, Ending, JobLine, Ledger, Listed, SweepLine
 from pipeline.sweep.orders import Order, Orders
@@ -39,10 +40,22 @@ class Means:
     workers: int | None = None
     """Jobs at a time; None leaves it to the launcher."""
     fail_fast: bool = False
+    fuse: bool = True
+    """Whether the weights of jobs that share a base and this machine are written in one pass."""
+
+    def passes(self, jobs: Sequence[PlannedJob]) -> tuple[Pass, ...]:
+        """The jobs to do that go together."""
+        return passes_of(jobs) if self.fuse and self.launcher.here else ()
 
 
-def run_sweep(asked: Asked, plan: SweepPlan, tell: Tell, means: Means) -> Ending:
-    """Run what is to do; the ledger says how each job ended.
+def run_sweep(
+    asked: Asked,
+    plan: SweepPlan,
+    tell: Tell,
+    means: Means,
+    say: Callable[[str], None] = lambda text: None,
+) -> Ending:
+    """Run what is to do; the ledger says how each job ended. `say` is told of what is no job's own.
 
     With `fail_fast`, the first failure ends the others. So do Ctrl-C, SIGTERM and SIGHUP; asked for a second
     time, they end at once, and a third time nothing is waited for. Raises OutputError when the folder cannot
@@ -58,6 +71,7 @@ def run_sweep(asked: Asked, plan: SweepPlan, tell: Tell, means: Means) -> Ending
             for job in plan.jobs:
                 if job.plan is None:
                     ledger.append(recorded(job, plan.folder))
+            run.write_ahead(plan.to_do, say)
             ending = run.all_of(plan.to_do, tell)
         ledger.append(SweepLine(status=ending, recipe=plan.recipe))
     return ending
@@ -86,6 +100,16 @@ class Run:
             self._orders.end()
         else:
             self._orders.kill()
+
+    def write_ahead(self, jobs: Sequence[PlannedJob], say: Callable[[str], None]) -> None:
+        """Write the weights of jobs that go together, before they begin."""
+        for one in self._means.passes(jobs):
+            if not self.goes_on():
+                return
+            say(f"the weights of {len(one.saves)} jobs are written in one pass over {one.base}")
+            why = write_pass(one, jobs, self._folder, self._orders)
+            if why and self.goes_on():
+                say(f"the pass ended early, and each job goes on by itself: {why}")
 
     def all_of(self, jobs: Sequence[PlannedJob], tell: Tell) -> Ending:
         """Run these jobs, and return when all are over, or those that had begun when asked to stop."""

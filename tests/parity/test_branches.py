@@ -92,7 +92,7 @@ def test_sixteen_adapters_in_one_pass_are_sixteen_runs(here: Path) -> None:
     assert record.status == "done", record.error
     names = [f"step-{n}" for n in range(ADAPTERS)]
     assert plan.passes == (tuple(f"save.{name}" for name in names),)
-    assert any("16 branches are written in one pass" in text for text in told)
+    assert any("16 models are written in one pass" in text for text in told)
     for name in names:
         assert weights(here / "run" / name) == alone(name)
     saved = [step for step in record.steps if step.step == "save"]
@@ -231,7 +231,7 @@ def test_after_a_kill_each_branch_goes_on_with_its_own_files(
     notes = {step.id: step.notes for step in record.steps if step.step == "save"}
     for number in range(3):
         name = f"step-{number}"
-        said = f"{number + 2} of 7 files of weights were finished by an earlier run"
+        said = f"{number + 2} of 7 files of weights were finished before this run"
         assert said in notes[f"save.{name}"], notes
         assert weights(here / "runs" / "2" / name) == alone(name)
     assert not list((here / "runs" / "1").glob(".*.partial-*"))

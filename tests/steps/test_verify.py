@@ -248,7 +248,7 @@ steps:
 
     passed = go()
     assert passed.status == "done"
-    assert "1 of 1 files of weights were finished by an earlier run" in passed.steps[3].notes
+    assert "1 of 1 files of weights were finished before this run" in passed.steps[3].notes
     assert passed.steps[3].outputs == []
     assert len(passed.steps[4].outputs) == len(list((tmp_path / "out" / "merged").iterdir()))
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["merged"]

@@ -35,7 +35,7 @@ def resume(
     journal = take_over(folder, _key(run, shards, inputs), sizes, elsewhere=before)
     if journal.finished:
         run.note(
-            f"{len(journal.finished)} of {len(shards)} files of weights were finished by an earlier run"
+            f"{len(journal.finished)} of {len(shards)} files of weights were finished before this run"
         )
     return journal
 

@@ -1,4 +1,4 @@
-"""The weights of several branches, written in one pass over their base before the steps that save them."""
+"""The weights of several models, written in one pass over their base before the steps that save them."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 class Save:
     """A step that is going to save a model."""
 
+    run: RunContext
     state: State
     record: StepRecord
     path: Path
@@ -40,22 +41,23 @@ def write_together(run: RunContext, saves: Iterable[Save]) -> None:
     """Write the weights of all that can be begun; each step then finds its own, or why it failed.
 
     What cannot be begun is left to its step, which says why. Where the system allows too few open files for
-    all branches, several passes are made.
+    all of them, several passes are made. `run` tells the user of them.
     """
     streams: list[Stream] = []
     for save in saves:
-        with suppress(MergelineError), run.standing_at(save.state, save.record):
-            stream = _begin(run, save)
+        with suppress(MergelineError), save.run.standing_at(save.state, save.record):
+            stream = _begin(save)
             streams.append(stream)
-            run.ahead[stream.output.folder] = stream
+            save.run.ahead[stream.output.folder] = stream
     passes = list(_passes(streams))
     for number, part in enumerate(passes, start=1):
         turn = f" (pass {number} of {len(passes)})" if len(passes) > 1 else ""
-        run.note(f"the weights of {len(part)} branches are written in one pass over the base{turn}")
+        run.note(f"the weights of {len(part)} models are written in one pass over the base{turn}")
         _write(run, part)
 
 
-def _begin(run: RunContext, save: Save) -> Stream:
+def _begin(save: Save) -> Stream:
+    run = save.run
     choice = choose(run.blueprint, save.dtype, run.recipe.engine, fetch=True)
     assert choice.work is not None, "the plan has chosen the same way"
     folder = run.holding.begin(save.path, overwrite=save.overwrite)
@@ -83,7 +85,7 @@ def _passes(streams: Sequence[Stream]) -> Iterator[list[Stream]]:
 def _write(run: RunContext, streams: Sequence[Stream]) -> None:
     size = sum(stream.bytes for stream in streams)
     try:
-        with run.bar(f"merging {len(streams)} branches", size, unit="B") as bar:
+        with run.bar(f"merging into {len(streams)} models", size, unit="B") as bar:
             write_outputs([stream.output for stream in streams], advance=bar.advance)
     except Exception as error:  # of the disk, say
         for stream in streams:

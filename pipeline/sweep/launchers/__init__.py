@@ -52,6 +52,8 @@ class Launcher:
     """What has to be installed, as the extra of the launcher's name brings it."""
     at_most: int | None
     """Jobs at a time unless `--workers` says it; None where the engine decides."""
+    here: bool = False
+    """Whether all jobs run on this machine."""
 
     @property
     def options(self) -> type[Options]:
@@ -73,8 +75,8 @@ class Launcher:
 
 
 _KNOWN = (
-    Launcher("local", None, at_most=1),
-    Launcher("joblib", "joblib", at_most=1),
+    Launcher("local", None, at_most=1, here=True),
+    Launcher("joblib", "joblib", at_most=1, here=True),
     Launcher("slurm", "submitit", at_most=None),
     Launcher("ray", "ray", at_most=None),
 )

@@ -12,8 +12,9 @@ from pipeline.memory import free_bytes
 from pipeline.sweep.launchers import Options, Start
 from pipeline.sweep.ledger import JobLine
 from pipeline.sweep.orders import Order
+from pipeline.sweep.process import warm_up
 from pipeline.sweep.resources import Resources, local_gpus
-from pipeline.sweep.task import Task, run_task, warm_up
+from pipeline.sweep.task import Task, run_task
 
 OPTIONS = Options
 _SECONDS_BETWEEN_LOOKS = 0.2

@@ -80,7 +80,7 @@ def child(*paths: Path) -> subprocess.Popen[str]:
 
 def finished(session: Session) -> int:
     """How many files the last step took from an earlier run."""
-    notes = [note for note in session.run.record.notes if "finished by an earlier run" in note]
+    notes = [note for note in session.run.record.notes if "finished before this run" in note]
     return int(notes[0].split()[0]) if notes else 0
 
 
