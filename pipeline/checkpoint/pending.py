@@ -9,11 +9,19 @@ from pipeline.blueprint import Adapter, Folder, State
 
 
 def pending_folder(
-    reference: str, kind: Literal["model", "adapter"], state: State
+    reference: str, kind: Literal["model", "adapter"] | None, state: State
 ) -> Folder | None:
-    """The folder that an earlier step writes, if a reference means one."""
-    path = Path(reference).expanduser().absolute()
-    return next((f for f in state.folders if f.kind == kind and f.path.absolute() == path), None)
+    """The folder, of any kind for None, that an earlier step writes, if a reference means one.
+
+    However the two are spelled: a relative and an absolute path may be the same folder.
+    """
+    path = _real(Path(reference))
+    known = (folder for folder in state.folders if kind in (None, folder.kind))
+    return next((folder for folder in known if _real(folder.path) == path), None)
+
+
+def _real(path: Path) -> Path:
+    return path.expanduser().resolve()
 
 
 def is_pending(adapter: Adapter, state: State) -> bool:

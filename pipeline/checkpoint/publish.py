@@ -19,6 +19,7 @@ from pipeline.checkpoint.beside import beside, leftovers
 from pipeline.checkpoint.journal import FILE_NAME as JOURNAL
 from pipeline.checkpoint.journal import has_finished, tidy
 from pipeline.checkpoint.lock import only_writer
+from pipeline.checkpoint.pending import pending_folder
 from pipeline.checkpoint.rename import exchange, rename_new
 from pipeline.checkpoint.source import is_path
 from pipeline.checkpoint.textjson import parse_object
@@ -76,7 +77,7 @@ def refuse_target(
     `inputs` are read besides the base and the adapters.
     """
     assert before.blueprint is not None
-    if any(folder.path == path for folder in before.folders):
+    if pending_folder(str(path), None, before):
         raise Refused(
             f"an earlier step writes {path} already",
             fix="choose another folder",

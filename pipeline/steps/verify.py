@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 from pydantic import Field
 
 from pipeline.blueprint import Blueprint, Folder, State
+from pipeline.checkpoint.pending import pending_folder
 from pipeline.errors import InputError, Refused, VerificationError
 from pipeline.steps import step, step_settings
 
@@ -67,7 +68,7 @@ def verify(settings: VerifySettings, state: State) -> State:
     how the base was quantized (docs/proof.md has the figures and why); `null` leaves a bound unchecked.
     """
     folder = _folder(settings, state)
-    known = any(folder.path == other.path for other in state.folders)
+    known = folder in state.folders
     if not known and not (folder.path / "config.json").is_file():
         raise Refused(
             f"{folder.path} holds no model (it has no config.json)",
@@ -111,12 +112,9 @@ def _folder(settings: VerifySettings, state: State) -> Folder:
                 key="folder",
             )
         return last
-    path = Path(settings.folder)
-    for folder in reversed(state.folders):
-        if folder.path == path and folder.kind == "model":
-            return folder
     assert state.blueprint is not None
-    return Folder(path, state.blueprint)
+    here = pending_folder(settings.folder, "model", state)
+    return here or Folder(Path(settings.folder), state.blueprint)
 
 
 @verify.act
