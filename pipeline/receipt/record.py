@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline import secrets
 from pipeline.blueprint import Blueprint, Engine, SavedDtype
@@ -96,6 +96,13 @@ class Receipt(_Record):
     """The whole recipe of the run as Hydra composed it, interpolations resolved."""
     versions: dict[str, str]
     machine: dict[str, str]
+
+    @model_validator(mode="after")
+    def _inputs_are_those_of_the_blueprint(self) -> Receipt:
+        wanted = ["base", *("adapter" for _ in self.blueprint.all_adapters)]
+        if [one.role for one in self.inputs] != wanted:
+            raise ValueError(f"its inputs are not one base and {len(wanted) - 1} adapters")
+        return self
 
     def to_json(self) -> str:
         """The text of the file, without secrets."""

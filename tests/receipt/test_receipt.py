@@ -163,6 +163,18 @@ def test_what_is_no_receipt_is_said_to_be_none(tmp_path: Path, text: str) -> Non
         read_receipt(tmp_path)
 
 
+@pytest.mark.parametrize("inputs", [slice(0, 0), slice(0, 1), slice(None, None, -1)])
+def test_a_receipt_whose_inputs_are_not_those_of_its_model_is_refused(
+    merged: Path, inputs: slice
+) -> None:
+    data = json.loads((merged / FILE_NAME).read_text())
+    data["inputs"] = data["inputs"][inputs]
+    (merged / FILE_NAME).write_text(json.dumps(data))
+
+    with pytest.raises(InputError, match="not one base and 1 adapters"):
+        read_receipt(merged)
+
+
 def test_a_folder_without_a_receipt_is_told(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="has no receipt"):
         read_receipt(tmp_path)
