@@ -97,7 +97,8 @@ def _prove_modules(folder: Path, blueprint: Blueprint, console: Console, found: 
 
 
 def _check_is_model(folder: Path) -> None:
-    source = locate(str(folder))
+    # Absolute, because a relative name that is mistyped may look like an id on the Hub.
+    source = locate(str(folder.absolute()))
     if {"config.json", FILE_NAME} & source.files.keys():
         return
     below = [name.split("/")[0] for name in source.files if name.endswith("/config.json")]

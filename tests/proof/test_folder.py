@@ -344,9 +344,14 @@ def test_adapters_must_be_as_many_as_were_merged(made: Made, folder: Path) -> No
         verify(folder, made.adapter, made.other)
 
 
-def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["nothing", "merged/nothing"])
+def test_a_folder_that_is_not_there_is_refused_and_not_looked_for_on_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
     with pytest.raises(InputError, match="there is no such folder"):
-        verify(tmp_path / "nothing")
+        verify(Path(name))
 
 
 @pytest.mark.parametrize(
