@@ -39,8 +39,12 @@ def replay(
 
     Faults are files that came out otherwise; `changed` says what is not as it was when the folder was made.
     The model card is left out, because it is prose and names folders. Raises InputError when the folder has
-    no receipt, or its base or adapters are not at hand, and what a merge raises.
+    no receipt, when `scratch` is no folder, when base or adapters are not at hand, and what a merge raises.
     """
+    if scratch is not None and not scratch.is_dir():
+        raise InputError(
+            "there is no such folder", where=scratch, fix="give `--dir` a folder that is there"
+        )
     receipt = read_receipt(folder)
     blueprint = blueprint_of(receipt, base, adapters)
     if receipt.blueprint.base.trust_remote_code and not trust_remote_code:

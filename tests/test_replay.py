@@ -149,6 +149,11 @@ def test_a_receipt_does_not_decide_where_files_are_put(merged: Path, tmp_path: P
     assert not (tmp_path / "victim").exists()
 
 
+def test_a_place_that_is_not_there_is_refused(merged: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there is no such folder"):
+        again(merged, scratch=tmp_path / "nowhere")
+
+
 def test_nothing_is_left_behind(merged: Path, tmp_path: Path) -> None:
     (tmp_path / "scratch").mkdir()
 
