@@ -33,7 +33,7 @@ def verdict(record: Manifest) -> Verdict:
     if record.status == "interrupted":
         return Verdict("warn", "Interrupted", _at(record, "interrupted"))
     if record.status == "failed":
-        if record.error and record.error.type == "VerificationError":
+        if any(map(_refuses, record.steps)):
             return Verdict("bad", "The saved model is not the one that was trained")
         return Verdict("bad", "The run failed", _at(record, "failed"))
     saved = [step for step in record.steps if step.step == "save"]
@@ -54,6 +54,12 @@ def verdict(record: Manifest) -> Verdict:
     one = len(proofs) == 1
     what = "model is the one that was" if one else "models are those that were"
     return Verdict("good", f"The saved {what} trained", tuple(map(_said, proofs)))
+
+
+def _refuses(step: StepRecord) -> bool:
+    """Whether it is a `verify` that says no, and not another step, or one that could not look."""
+    error = step.error
+    return step.step == "verify" and error is not None and error.type == "VerificationError"
 
 
 def _at(record: Manifest, status: str) -> tuple[str, ...]:

@@ -73,6 +73,15 @@ def test_a_failed_proof_and_a_failed_run_are_told_apart(tmp_path: Path) -> None:
     assert unlike.tone == broken.tone == "bad"
 
 
+def test_only_verify_says_that_a_model_is_another_one(tmp_path: Path) -> None:
+    error = ErrorRecord(type="VerificationError", what="no way to merge gives finite numbers")
+    compared = step("compare_merges", step="compare_merges", status="failed", error=error)
+
+    said = verdict(ended(tmp_path, compared, status="failed", error=error))
+
+    assert (said.headline, said.details) == ("The run failed", ("At the step compare_merges.",))
+
+
 @pytest.mark.parametrize(
     ("status", "headline", "detail"),
     [
