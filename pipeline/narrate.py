@@ -29,7 +29,9 @@ def _about_model(before: State, after: State) -> list[str]:
     parts = []
     if new.dequantize and not old.dequantize:
         kind = new.base.quantization.kind if new.base.quantization else "quantized"
-        what = "layers" if new.dequantize_from == "quantized" else "layers with their original weights"
+        what = (
+            "layers" if new.dequantize_from == "quantized" else "layers with their original weights"
+        )
         parts.append(f"{kind} {what} to {new.dequantize_dtype or 'the dtype they had'}")
     added = new.all_adapters[len(old.all_adapters) :]
     parts += [_adapter(adapter, after) for adapter in added]

@@ -67,18 +67,21 @@ def replay(
         )
     found.changed += [f"{fault.where}: it {fault.what}" for fault in inputs.faults]
     with tempfile.TemporaryDirectory(prefix="mergeline-", dir=scratch) as place:
-        made = Path(place) / "model"
+        # Two deep, so that what other runs left is not looked for among all temporary folders.
+        here = Path(place) / "run"
+        here.mkdir()
+        made = here / "model"
         recipe = Recipe(
             "replay",
             folder / FILE_NAME,
             (),
-            run_dir=Path(place),
+            run_dir=here,
             engine=receipt.saved.engine,
             device=receipt.saved.device,
             seed=receipt.saved.seed,
         )
         run = RunContext(recipe, console)
-        run.state = State(blueprint=blueprint, run_dir=Path(place))
+        run.state = State(blueprint=blueprint, run_dir=here)
         run.record = StepRecord(id="replay", step="save")
         _write(run, made, receipt)
         _compare(folder, made, receipt, run, found)

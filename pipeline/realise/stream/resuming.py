@@ -82,5 +82,7 @@ def _earlier_targets(run_dir: Path, target: Path) -> Iterator[Path]:
     inside = target.relative_to(run_dir)
     name = f".{glob.escape(inside.name)}.partial-*"
     pattern = str(Path("*", *map(glob.escape, inside.parent.parts), name))
-    found = {target_of(left) for left in run_dir.parent.glob(pattern)}
+    # Not Path.glob(), which fails when a folder goes while it looks.
+    left = glob.glob(pattern, root_dir=run_dir.parent, include_hidden=True)
+    found = {target_of(run_dir.parent / name) for name in left}
     yield from sorted(found - {target}, reverse=True)

@@ -257,3 +257,21 @@ def test_the_disk_fills_up_in_the_middle_and_the_run_goes_on_when_there_is_room(
     session = save_merged(tmp_path / "new", base, adapter, path=str(out), overwrite=True)
     assert finished(session) > 0
     assert contents(out) != old
+
+
+def test_folders_of_other_runs_may_go_while_they_are_looked_through(
+    base: Path, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where many runs share a folder, some of them temporary."""
+    gone = tmp_path / "runs-0"
+    gone.mkdir()
+    scandir = os.scandir
+
+    def remove_first(path: Any = ".") -> Any:
+        if gone.exists() and Path(os.fspath(path)).name == gone.name:
+            gone.rmdir()
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", remove_first)
+    save_merged(tmp_path / "runs-1", base, adapter)
+    assert (tmp_path / "runs-1" / "merged").is_dir()
