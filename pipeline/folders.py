@@ -78,9 +78,10 @@ def verify(words: list[str], quiet: bool) -> int:
     from pipeline.proof.folder import verify_folder
     from pipeline.report.findings_table import print_findings
     from pipeline.report.terminal import make_console
+    from pipeline.run import terminate_politely
 
     try:
-        with quiet_libraries():
+        with quiet_libraries(), terminate_politely():
             found = verify_folder(args.folder, args.base, args.adapter, make_console(quiet))
     except InputError as error:
         return _impossible(error)
@@ -110,16 +111,18 @@ def replay(words: list[str], quiet: bool) -> int:
     from pipeline.replay import replay
     from pipeline.report.findings_table import print_findings
     from pipeline.report.terminal import make_console
+    from pipeline.run import terminate_politely
 
     try:
-        found = replay(
-            args.folder,
-            make_console(quiet),
-            base=args.base,
-            adapters=args.adapter,
-            scratch=args.dir,
-            trust_remote_code=args.trust_remote_code,
-        )
+        with terminate_politely():
+            found = replay(
+                args.folder,
+                make_console(quiet),
+                base=args.base,
+                adapters=args.adapter,
+                scratch=args.dir,
+                trust_remote_code=args.trust_remote_code,
+            )
     except InputError as error:
         return _impossible(error)
     if args.json:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import pytest
 from peft import LoraConfig
 
 from pipeline import manifest
+from pipeline.cli import main
 from pipeline.errors import InputError
 from pipeline.proof.findings import Findings
 from pipeline.receipt.record import FILE_NAME
@@ -152,6 +156,21 @@ def test_a_receipt_does_not_decide_where_files_are_put(merged: Path, tmp_path: P
 def test_a_place_that_is_not_there_is_refused(merged: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no such folder"):
         again(merged, scratch=tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_other_signals_leave_nothing_behind_either(
+    merged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    def write(*_: object) -> None:
+        os.kill(os.getpid(), number)
+        time.sleep(5)
+
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr("pipeline.replay._write", write)
+
+    assert main(["replay", str(merged), "--dir", str(tmp_path / "scratch")]) == 130
+    assert list((tmp_path / "scratch").iterdir()) == []
 
 
 def test_nothing_is_left_behind(merged: Path, tmp_path: Path) -> None:
