@@ -70,6 +70,12 @@ def listen(run: RunContext, folder: Folder, prompts: Sequence[str]) -> tuple[Ref
         ids = random_tokens(live.model)
         texts = tuple(f"random tokens {i}" for i in range(len(ids)))
         request = replace(request, token_ids=tuple(map(tuple, ids)))
+    if not all(ids):
+        raise InputError(
+            f"the tokenizer makes no token of {texts[ids.index([])]!r}",
+            where=f"{run.step_id}.prompts",
+            fix="remove that prompt",
+        )
     task = trained.base.task
     logits = answers(live.model, task, ids)
     written = continuations(live.model, task, ids, NEW_TOKENS)
