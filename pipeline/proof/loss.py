@@ -43,8 +43,8 @@ class Loss:
 
     @property
     def perplexity(self) -> float:
-        """exp(mean), infinite where that is too large for a float."""
-        return math.exp(self.mean) if self.mean < 700 else math.inf
+        """exp(mean), infinite where that is too large for a float; NaN of a loss that is NaN."""
+        return math.inf if self.mean > 700 else math.exp(self.mean)
 
     @property
     def accuracy(self) -> float:
