@@ -40,8 +40,8 @@ def write_shards(
 ) -> None:
     """Write files of one output into an existing folder; `Output` has the arguments.
 
-    Raises MergeError, naming the tensor, when a merged value is NaN or infinite and `safe`; InputError when a
-    file of the input ends too early.
+    Raises MergeError, naming the tensor, when a merged value is NaN or infinite and `safe`, or one of an
+    adapter; InputError when a file of the input ends too early.
     """
     output = Output(folder, shards, safe, finished, make)
     write_outputs([output], advance=advance, threads=threads)
@@ -152,8 +152,8 @@ class _Pass:
             output = self._of[item.target]
             if isinstance(what, Exception):
                 output.error = what
-            elif output.safe and what & NOT_FINITE:
-                output.error = not_finite(item.tensor)
+            elif what & NOT_FINITE and (wrong := not_finite(item.tensor, safe=output.safe)):
+                output.error = wrong
             else:
                 if what & CHANGED:
                     output.changed.add(item.tensor.key)

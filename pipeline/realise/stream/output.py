@@ -20,7 +20,7 @@ class Output:
     folder: Path
     shards: Sequence[Shard]
     safe: bool
-    """Whether a merged value that is NaN or infinite is an error."""
+    """Whether a merged value that is NaN or infinite is an error whatever brought it in."""
     finished: Callable[[Finished], None]
     """Told of each file once it is complete, hashed and on disk, one after the other, from another thread."""
     make: Make | None = None

@@ -87,15 +87,11 @@ class _Way:
             advance(len(block.data))
 
 
-def not_finite(tensor: Tensor) -> MergeError:
-    """Why a merged weight is NaN or infinite: which file brought it in, or that the sum is too large."""
-    assert tensor.base is not None
-    if not tensor.packed and not np.isfinite(read_floats(tensor.base)).all():
-        return MergeError(
-            "the base's weight holds NaN or infinite values",
-            where=f"{tensor.base.file}: {tensor.key}",
-            fix="get the base anew",
-        )
+def not_finite(tensor: Tensor, *, safe: bool) -> MergeError | None:
+    """Why a merged weight is NaN or infinite: which file brought it in, or that the sum is too large.
+
+    None where only a `safe` merge minds: all but numbers of an adapter.
+    """
     for delta in tensor.deltas:
         if not all(np.isfinite(read_floats(factor)).all() for factor in (delta.a, delta.b)):
             return MergeError(
@@ -103,6 +99,15 @@ def not_finite(tensor: Tensor) -> MergeError:
                 where=f"{delta.a.file}: {tensor.key}",
                 fix="its training diverged: use an earlier checkpoint of it",
             )
+    if not safe:
+        return None
+    assert tensor.base is not None
+    if not tensor.packed and not np.isfinite(read_floats(tensor.base)).all():
+        return MergeError(
+            "the base's weight holds NaN or infinite values",
+            where=f"{tensor.base.file}: {tensor.key}",
+            fix="get the base anew",
+        )
     return MergeError(
         f"the merged weight has infinite values: it overflows {TORCH_NAMES[tensor.form.dtype]}",
         where=tensor.key,
