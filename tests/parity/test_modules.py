@@ -459,6 +459,21 @@ def test_a_tensor_that_no_module_takes_is_named(tmp_path: Path) -> None:
         written(case, blueprint, tmp_path, "stream")
 
 
+@pytest.mark.parametrize("engine", ["stream", "live"])
+def test_a_module_that_the_config_does_not_target_is_not_merged_into(
+    engine: Engine, tmp_path: Path
+) -> None:
+    """Its file holds whole factors for it, which a plain sum could take."""
+    case = Case((lora("q_proj", "v_proj"),))
+    blueprint = build(case, tmp_path)
+    file = tmp_path / "adapter_0" / "adapter_model.safetensors"
+    up = "base_model.model.model.layers.0.mlp.up_proj"
+    odd = {f"{up}.lora_A.weight": torch.ones(4, 64), f"{up}.lora_B.weight": torch.ones(128, 4)}
+    save_file({**load_file(file), **odd}, file)
+    with pytest.raises(MergeError, match=r"nothing in the base takes .*up_proj\.lora_A"):
+        written(case, blueprint, tmp_path, engine)
+
+
 def test_nan_in_a_merged_module_is_named(tmp_path: Path) -> None:
     case = Case((lora(use_dora=True),))
     blueprint = build(case, tmp_path)

@@ -55,8 +55,8 @@ class Window:
 def claims_of(adapter: Adapter, of: Structure) -> Claims:
     """Find the module of each of an adapter's tensors by its name.
 
-    Raises MergeError, naming the nearest modules, for tensors that belong to none, and for modules that the
-    adapter's config targets and its file has nothing for.
+    Raises MergeError, naming the nearest modules, for tensors that belong to none or to a module that the
+    adapter's config does not target, and for modules that it targets and its file has nothing for.
     """
     modules: dict[str, str] = {}
     shared, targets, lost = set(), set(), []
@@ -72,11 +72,14 @@ def claims_of(adapter: Adapter, of: Structure) -> Claims:
         modules[name] = module
         if short not in of.names and not _BESIDE_LAYERS.search(short):
             targets.add(module)
+    weighed = {name.rpartition(".")[0] for name in of.names if name.endswith(".weight")}
+    meant = _meant(adapter, weighed)
+    if meant is not None:
+        lost += [name for name, m in modules.items() if m in (targets & weighed) - meant]
     if lost:
         raise unclaimed(adapter, lost, sorted(of.modules))
-    empty = [module for module in _targets(adapter, of) if module not in targets]
-    if empty:
-        raise lacks(adapter, empty)
+    if empty := (meant or set()) - targets:
+        raise lacks(adapter, sorted(empty))
     return Claims(adapter, modules, frozenset(shared), frozenset(targets))
 
 
@@ -100,17 +103,18 @@ def windows(
     return [_witnessed(window, units, claims, of) for window in found]
 
 
-def _targets(adapter: Adapter, of: Structure) -> list[str]:
-    """Modules with a weight on which PEFT would put a layer by the adapter's config."""
+def _meant(adapter: Adapter, modules: AbstractSet[str]) -> set[str] | None:
+    """The modules on which PEFT would put a layer by the adapter's config; None if that leaves it open."""
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
     from peft.tuners.tuners_utils import check_target_module_exists
 
     found = inspect_adapter(adapter)
     config = PEFT_TYPE_TO_CONFIG_MAPPING[found.peft_type](**found.config)
     if not config.target_modules or config.target_modules == "all-linear":
-        return []  # PEFT writes down what it made of these when it saves an adapter
-    weighed = {name.rpartition(".")[0] for name in of.names if name.endswith(".weight")}
-    return sorted(name for name in weighed if check_target_module_exists(config, name))
+        return None  # PEFT writes down what it made of these when it saves an adapter
+    meant = {name for name in modules if check_target_module_exists(config, name)}
+    ends = tuple(getattr(config, "target_parameters", None) or ())
+    return meant | {name for name in modules if f".{name}.weight".endswith(ends)}
 
 
 def _longest(name: str, modules: frozenset[str]) -> str:
