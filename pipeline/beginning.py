@@ -73,6 +73,10 @@ def _refuse(recipe: Recipe, plan: Plan, record: Manifest) -> None:
             entry.status = "failed"
             record.error = record.error or entry.error
             skip(steps[number:], call.branch)
+    going = {step.id for step in plan.steps}
+    for _, entry in steps:
+        if entry.status == "waiting" and entry.id not in going:  # before a step that was refused
+            entry.status = "skipped"
 
 
 def skip(later: Iterable[tuple[StepCall, StepRecord]], branch: Branch) -> None:

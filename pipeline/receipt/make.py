@@ -50,12 +50,17 @@ def write_receipt(
 def read_inputs(run: RunContext) -> list[Input]:
     """The base and the adapters of the running step's model, with the hashes of their files."""
     blueprint = run.blueprint
-    sources = [inspect_base(blueprint.base).source]
-    sources += [inspect_adapter(adapter).source for adapter in blueprint.all_adapters]
+    sources = sources_of(blueprint)
     folders = [source.fetch() for source in sources]
     pairs = list(zip(sources, folders, strict=True))
     known = run.hashes_of([folder / name for source, folder in pairs for name in source.files])
     return [_input(number, source, folder, known) for number, (source, folder) in enumerate(pairs)]
+
+
+def sources_of(blueprint: Blueprint) -> list[Source]:
+    """The base, then the adapters in their order."""
+    adapters = [inspect_adapter(adapter).source for adapter in blueprint.all_adapters]
+    return [inspect_base(blueprint.base).source, *adapters]
 
 
 def fingerprint(

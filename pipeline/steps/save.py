@@ -10,6 +10,7 @@ from pydantic import Field
 from pipeline.blueprint import Folder, SavedDtype, State
 from pipeline.checkpoint.publish import refuse_target
 from pipeline.errors import Refused
+from pipeline.receipt.kept import prove_it_is, says_it_is
 from pipeline.steps import step, step_settings
 
 if TYPE_CHECKING:
@@ -38,7 +39,11 @@ class SaveSettings:
 @step(needs=["base"], makes=["model folder"])
 def save(settings: SaveSettings, state: State) -> State:
     """Write the model as it stands, with all that it needs to serve: config, tokenizer, chat template,
-    generation config, processor files, a model card and a receipt."""
+    generation config, processor files, a model card and a receipt.
+
+    A folder that is there already is kept when its receipt and the hashes of all files, those of base and
+    adapters too, prove that it is this very model. So the same command goes on after a kill.
+    """
     blueprint = state.blueprint
     assert blueprint is not None
     path = Path(settings.path)
@@ -49,7 +54,12 @@ def save(settings: SaveSettings, state: State) -> State:
             fix="add `- merge` before this step, or use `save_adapter` to write the adapter alone",
             otherwise=after,
         )
-    refuse_target(path, state, after, overwrite=settings.overwrite)
+    kept = not settings.overwrite and says_it_is(
+        path, state, dtype=settings.dtype, max_shard_size=settings.max_shard_size
+    )
+    refuse_target(path, state, after, overwrite=settings.overwrite or kept)
+    if kept:
+        return after.with_warning(f"{path} exists already, and is kept if hashes prove it the same")
     return after
 
 
@@ -59,17 +69,24 @@ def _(settings: SaveSettings, run: RunContext) -> None:
     from pipeline.receipt.make import write_receipt
     from pipeline.receipt.record import Saved
 
-    with run.holding.publishing(Path(settings.path), overwrite=settings.overwrite) as folder:
+    path = Path(settings.path)
+    saved = Saved(
+        dtype=settings.dtype,
+        max_shard_size=settings.max_shard_size,
+        engine=run.recipe.engine,
+        device=run.recipe.device,
+        seed=run.recipe.seed,
+    )
+    if path.expanduser().exists() and not settings.overwrite:
+        kept = prove_it_is(run, path.expanduser(), saved)
+        run.note(f"{path} is kept: it was made of the same, and has the hashes of its receipt")
+        run.made(path, {file.name: file.blake3 for file in kept})
+        run.metrics({"bytes": sum(f.bytes for f in kept if f.name.endswith(".safetensors"))})
+        return
+    with run.holding.publishing(path, overwrite=settings.overwrite) as folder:
         written = write_model(
             run, folder, dtype=settings.dtype, max_shard_size=settings.max_shard_size
         )
-        saved = Saved(
-            dtype=settings.dtype,
-            max_shard_size=settings.max_shard_size,
-            engine=run.recipe.engine,
-            device=run.recipe.device,
-            seed=run.recipe.seed,
-        )
         hashes = write_receipt(run, folder, saved, written.hashes)
-    run.made(Path(settings.path), hashes)
+    run.made(path, hashes)
     run.metrics({"bytes": written.bytes, "tensors": written.tensors})

@@ -52,7 +52,9 @@ def write_together(run: RunContext, saves: Iterable[Save]) -> None:
     passes = list(_passes(streams))
     for number, part in enumerate(passes, start=1):
         turn = f" (pass {number} of {len(passes)})" if len(passes) > 1 else ""
-        run.note(f"the weights of {len(part)} models are written in one pass over the base{turn}")
+        if len(streams) > 1:
+            text = f"the weights of {len(part)} models are written in one pass over the base{turn}"
+            run.note(text)
         _write(run, part)
 
 
