@@ -19,7 +19,12 @@ from pipeline.run import RunContext, save_of, terminate_politely
 
 
 def saves_ahead(plan: Plan) -> Iterator[tuple[StepCall, State]]:
-    """The `save` steps that need nothing of the steps before them: streamed from folders that are there."""
+    """The `save` steps that need nothing of the steps before them: streamed from folders that are there.
+
+    None where the files of each go to other machines.
+    """
+    if plan.recipe.workers:
+        return
     direct = {output.step_id for output in plan.outputs if output.choice and output.choice.work}
     for call, state in zip(plan.recipe.steps, plan.states, strict=True):
         if call.id not in direct or state.blueprint is None:

@@ -20,6 +20,7 @@ overrides name the step:
   load_base=nf4                 a preset of a step
   params.base=./my_model        a value that the recipe refers to
   seed=3, device=cpu, engine=live, tracking=tensorboard
+  workers=ray                   who writes the weights: the machines of a Ray cluster
   hydra.run.dir=DIR             the run's folder; by default outputs/<recipe>/<time>-<fingerprint>
                                 (a DIR that holds an earlier run is used again: its manifest is replaced,
                                 its log continued, and models in it are kept unless a step says overwrite)

@@ -55,11 +55,14 @@ def live_bytes(blueprint: Blueprint) -> int:
     return model + 2 * sum(_adapter_bytes(blueprint))
 
 
-def stream_bytes(tensors: Iterable[Tensor]) -> int:
-    """Most bytes that a stream takes, libraries included: each thread has a buffer and a pair of factors."""
+def stream_bytes(tensors: Iterable[Tensor], threads: int | None = None) -> int:
+    """Most bytes that a stream takes, libraries included: each thread has a buffer and a pair of factors.
+
+    By default there is a thread for each core.
+    """
     tensors = list(tensors)
     factors = max(map(_factors, tensors), default=0)
-    return _STREAM + cores() * (_BUFFER + factors) + _scales(tensors)
+    return _STREAM + (threads or cores()) * (_BUFFER + factors) + _scales(tensors)
 
 
 def pass_bytes(outputs: Sequence[Sequence[Tensor]]) -> int:

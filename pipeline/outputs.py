@@ -94,16 +94,21 @@ def _model(call: StepCall, folder: Folder, recipe: Recipe) -> PlannedOutput:
 
 
 def not_to_be_streamed(recipe: Recipe, outputs: Sequence[PlannedOutput]) -> Iterator[Problem]:
-    """Models that the recipe wants streamed and that only the live realiser can make."""
-    if recipe.engine != "stream":
+    """Models that the recipe wants streamed, or written by other machines, and that only the live realiser
+    can make."""
+    if recipe.engine != "stream" and recipe.workers is None:
         return
     for output in outputs:
         if output.choice is not None and output.choice.engine == "live":
+            key = "workers" if recipe.workers else "engine"
+            fix = "use `engine: auto`, which builds the model in memory where it must"
+            if recipe.workers:
+                fix = "leave it out: only the files of streams go to other machines"
             yield Problem(
                 f"{output.step_id} cannot be streamed: {output.choice.reason}",
-                fix="use `engine: auto`, which builds the model in memory where it must",
-                key="engine",
-                place=recipe.place("engine"),
+                fix=fix,
+                key=key,
+                place=recipe.place(key),
             )
 
 

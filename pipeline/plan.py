@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +209,10 @@ def _about_the_run(recipe: Recipe) -> Iterator[Problem]:
     missing = tracking.check(recipe.tracking) if recipe.tracking else None
     if missing:
         yield Problem(missing, key="tracking", place=recipe.place("tracking"))
+    if recipe.workers and find_spec(recipe.workers) is None:
+        fix = f"pip install 'mergeline[{recipe.workers}]'"
+        what = f"{recipe.workers} is not installed"
+        yield Problem(what, fix, key="workers", place=recipe.place("workers"))
 
 
 def _read_too_early(recipe: Recipe, states: Sequence[State]) -> Iterator[tuple[StepCall, Problem]]:
@@ -245,7 +250,12 @@ def _written_twice(recipe: Recipe, states: Sequence[State]) -> Iterator[tuple[St
 def _passes(
     recipe: Recipe, states: Sequence[State], outputs: Sequence[PlannedOutput]
 ) -> Iterator[tuple[str, ...]]:
-    """Branches of one step that are streamed tensor by tensor from the same base."""
+    """Branches of one step that are streamed tensor by tensor from the same base.
+
+    None where the files of each go to other machines, which read what they need.
+    """
+    if recipe.workers:
+        return
     direct = {output.step_id for output in outputs if output.choice and output.choice.work}
     together: defaultdict[tuple[str, ...], list[str]] = defaultdict(list)
     for call, state in zip(recipe.steps, states, strict=True):

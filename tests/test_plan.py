@@ -14,6 +14,7 @@ import pytest
 from rich.console import Console
 
 from pipeline import estimate, outputs, tracking
+from pipeline import plan as plans
 from pipeline.blueprint import Base, Blueprint, Quantization
 from pipeline.errors import Problem, RecipeError
 from pipeline.plan import Plan, make_plan
@@ -280,6 +281,37 @@ def test_a_tracker_that_is_not_installed_is_told(
     (problem,) = problems(MERGE.format(**folders), "tracking=mlflow")
 
     assert (problem.key, problem.what) == ("tracking", "mlflow is not installed")
+
+
+def test_only_what_is_streamed_can_be_written_by_other_machines(
+    folders: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plans, "find_spec", lambda name: True)
+    assert plan(MERGE.format(**folders), "workers=ray").recipe.workers == "ray"
+
+    (problem,) = problems(MERGE.format(**folders), "workers=ray", "engine=live")
+
+    assert (problem.key, problem.what) == ("workers", "save cannot be streamed: asked for")
+
+
+def test_without_ray_there_are_no_other_machines(
+    folders: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plans, "find_spec", lambda name: None)
+
+    (problem,) = problems(MERGE.format(**folders), "workers=ray")
+
+    assert (problem.key, problem.what) == ("workers", "ray is not installed")
+    assert problem.fix == "pip install 'mergeline[ray]'"
+
+
+def test_who_writes_the_weights_is_no_part_of_a_recipe(
+    folders: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plans, "find_spec", lambda name: True)
+    text = MERGE.format(**folders)
+
+    assert plan(text, "workers=ray").recipe.fingerprint == plan(text).recipe.fingerprint
 
 
 def test_planning_imports_neither_torch_nor_peft_nor_transformers(folders: dict[str, str]) -> None:

@@ -260,6 +260,7 @@ def make_recipe(
         seed=data["seed"],
         tags=tuple(data["tags"]),
         tracking=data["tracking"],
+        workers=data["workers"],
         overrides=tuple(overrides),
         resolved=data,
         fingerprint=fingerprint,

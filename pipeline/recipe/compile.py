@@ -24,7 +24,9 @@ from pipeline.steps import Step, all_steps, nearest
 
 TOP_KEYS = ("name", "params", "steps", "engine", "device", "seed", "tags")
 """All that a recipe can set."""
-RESERVED = (*TOP_KEYS, "tracking", "run", "branch", "hydra", "step", "defaults")
+COMMAND_LINE_KEYS = ("tracking", "workers")
+"""What belongs to one run of it, and changes no byte of what it makes."""
+RESERVED = (*TOP_KEYS, *COMMAND_LINE_KEYS, "run", "branch", "hydra", "step", "defaults")
 """Names that a step's id cannot take, because on the command line they mean something else."""
 NO_PRESET = "default"
 FOR_EACH = "for_each"
@@ -313,7 +315,7 @@ def _as_typed(problem: Problem) -> Problem:
 def _unknown_key(key: str, place: Place) -> Problem:
     fixes = {
         "hydra": "give Hydra's settings on the command line, for example hydra.run.dir=DIR",
-        "tracking": "give it on the command line: tracking=...",
+        **{key: f"give it on the command line: {key}=..." for key in COMMAND_LINE_KEYS},
         "run": "give the run's folder on the command line: hydra.run.dir=DIR",
         "defaults": "pick presets in the steps: `- load_base: nf4`",
     }

@@ -86,16 +86,17 @@ def composed(loader: Loader, overrides: Sequence[str]) -> Iterator[DictConfig]:
 
 
 def fingerprint(config: DictConfig) -> str:
-    """SHA-256 (hex) over a composed recipe, wherever its run's folder lies."""
-    clean = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    """SHA-256 (hex) over a composed recipe, wherever its run's folder lies and whoever writes its weights."""
+    said = [str(key) for key in config if key not in ("hydra", "workers")]
+    clean = OmegaConf.masked_copy(config, said)
     with flag_override(clean, ["readonly", "struct"], False):
         clean.run, clean.branch = {"dir": "RUN"}, {"name": "BRANCH"}
     try:
         data = OmegaConf.to_container(clean, resolve=True)
     except Exception:  # the recipe is wrong, which is found and said elsewhere
         data = OmegaConf.to_container(clean, resolve=False)
-    said = json.dumps(data, sort_keys=True, default=str)
-    return hashlib.sha256(said.encode()).hexdigest()
+    text = json.dumps(data, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @functools.cache

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from pipeline.blueprint import Engine
-from pipeline.recipe.model import Tracker
+from pipeline.recipe.model import Tracker, Workers
 from pipeline.steps import step_settings
 
 
@@ -36,3 +36,6 @@ class Head:
     """Your own words, kept in the manifest."""
     tracking: Tracker | None
     """Where metrics are sent as well; on the command line only."""
+    workers: Workers | None
+    """Who writes the weights of streams: the machines of a Ray cluster, file by file; on the command line
+    only. By default this machine does."""

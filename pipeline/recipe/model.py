@@ -12,6 +12,7 @@ from pipeline.errors import COMMAND_LINE, Place
 from pipeline.steps import Step
 
 Tracker = Literal["tensorboard", "mlflow", "wandb", "trackio"]
+Workers = Literal["ray"]
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Recipe:
     seed: int = 0
     tags: tuple[str, ...] = ()
     tracking: Tracker | None = None
+    workers: Workers | None = None
     overrides: tuple[str, ...] = ()
     """As the user typed them."""
     resolved: Mapping[str, Any] = field(default_factory=dict)

@@ -18,13 +18,20 @@ from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException, OverrideParseException
 
 from pipeline.errors import COMMAND_LINE, Problem
-from pipeline.recipe.compile import FOR_EACH, RESERVED, TOP_KEYS, Compiled, Line
+from pipeline.recipe.compile import (
+    COMMAND_LINE_KEYS,
+    FOR_EACH,
+    RESERVED,
+    TOP_KEYS,
+    Compiled,
+    Line,
+)
 from pipeline.steps import all_steps, nearest, options_of
 
 Presets = Callable[[str], Sequence[str]]
 """The names in a config group, for example `step/load_base`; none when there is no such group."""
 
-HEAD_KEYS = (*(key for key in TOP_KEYS if key != "steps"), "tracking")
+HEAD_KEYS = (*(key for key in TOP_KEYS if key != "steps"), *COMMAND_LINE_KEYS)
 
 
 @dataclass(frozen=True)

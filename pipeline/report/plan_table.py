@@ -9,6 +9,7 @@ from rich.text import Text
 from pipeline.accounting.claims import Claims
 from pipeline.outputs import PlannedOutput
 from pipeline.plan import Plan
+from pipeline.recipe.model import Recipe
 from pipeline.report.output import standard_output
 from pipeline.report.units import size
 
@@ -49,7 +50,7 @@ def _figures(plan: Plan) -> Table:
     for output in plan.outputs:
         table.add_row("writes", Text(f"{output.path}: {_files(output)}"))
         if output.choice:
-            device = _device(output.choice.engine, plan.recipe.device)
+            device = _device(output.choice.engine, plan.recipe)
             table.add_row("", Text(f"{output.choice.engine} on {device}: {output.choice.reason}"))
     for ids in plan.passes:
         table.add_row("one pass", Text(f"over the base writes {', '.join(ids)}"))
@@ -63,8 +64,11 @@ def _figures(plan: Plan) -> Table:
     return table
 
 
-def _device(engine: str, wanted: str) -> str:
+def _device(engine: str, recipe: Recipe) -> str:
     """Where the tensors are made; only the live realiser uses another device than the CPU."""
+    wanted = recipe.device
+    if engine == "stream" and recipe.workers:
+        return "the machines of a Ray cluster"
     if engine == "stream" or wanted == "cpu":
         return "the CPU"
     return "a GPU if there is one" if wanted == "auto" else wanted

@@ -182,6 +182,7 @@ HEADS = [
     ("hydra: {run: {dir: x}}", None, "a recipe cannot set 'hydra'", "hydra.run.dir=DIR"),
     ("defaults: [x]", None, "a recipe cannot set 'defaults'", "`- load_base: nf4`"),
     ("tracking: wandb", None, "a recipe cannot set 'tracking'", "tracking=..."),
+    ("workers: ray", None, "a recipe cannot set 'workers'", "workers=..."),
     ("run: {dir: x}", None, "a recipe cannot set 'run'", "hydra.run.dir=DIR"),
     ("naem: x", None, "there is no key 'naem'", "did you mean 'name'?"),
     ("save: {path: x}", None, "there is no key 'save'", "in the list `steps`"),

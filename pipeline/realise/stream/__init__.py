@@ -15,6 +15,7 @@ from pipeline.checkpoint.journal import Finished, Journal
 from pipeline.realise.outcome import check_changed, facts, unchanged_text
 from pipeline.realise.stream.engine import write_outputs
 from pipeline.realise.stream.output import Output
+from pipeline.realise.stream.over_ray import write_over_ray
 from pipeline.realise.stream.resuming import check_unchanged, identities, resume
 
 if TYPE_CHECKING:
@@ -66,7 +67,10 @@ def stream_weights(
     if stream is None:
         stream = begin_stream(run, work, folder, max_shard_bytes=max_shard_bytes, by=by)
         with run.bar("merging", stream.bytes, unit="B") as bar:
-            write_outputs([stream.output], advance=bar.advance)
+            if run.recipe.workers == "ray":
+                write_over_ray(stream.output, by, stream.inputs, bar.advance)
+            else:
+                write_outputs([stream.output], advance=bar.advance)
     if stream.output.error is not None:
         raise stream.output.error
     check_unchanged(stream.inputs)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pipeline.cluster import LOCAL, connected, has_room
 from pipeline.errors import RunError
 from pipeline.report.units import size
 from pipeline.sweep.launchers import Handle, Options, Start
@@ -16,7 +15,6 @@ from pipeline.sweep.ledger import JobLine
 from pipeline.sweep.resources import Resources, local_gpus
 from pipeline.sweep.task import Task, run_in_worker
 
-LOCAL = "local"
 _RETRIES = 1
 """For a job whose worker, or whose worker's machine, is lost."""
 
@@ -57,12 +55,11 @@ class _Handle:
 @contextmanager
 def opened(options: RayOptions, folder: Path, workers: int) -> Iterator[Start]:
     """Connect to a cluster, or start one that only this machine can reach and that ends with the sweep."""
-    # Read when Ray is imported. Without it, Ray listens on all addresses when it is given 127.0.0.1.
-    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-    import ray
+    where = f"launcher.address={options.address}"
+    fix = "start one with `ray start --head`, or leave launcher.address out"
+    with connected(options.address, where=where, fix=fix):
+        import ray
 
-    _connect(options.address)
-    try:
         remote = ray.remote(run_in_worker)
 
         def start(task: Task) -> Handle:
@@ -79,8 +76,6 @@ def opened(options: RayOptions, folder: Path, workers: int) -> Iterator[Start]:
             )
 
         yield start
-    finally:
-        ray.shutdown()
 
 
 def gpus_there(options: RayOptions) -> bool:
@@ -88,33 +83,7 @@ def gpus_there(options: RayOptions) -> bool:
     return options.address == LOCAL and bool(local_gpus())
 
 
-def _connect(address: str) -> None:
-    import ray
-
-    ours = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
-    try:
-        if address == LOCAL:
-            ray.init(address=LOCAL, include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
-        else:
-            ray.init(address=address, **quiet)
-    except (ConnectionError, RuntimeError) as error:
-        raise RunError(
-            f"no Ray cluster could be used: {error}",
-            where=f"launcher.address={address}",
-            fix="start one with `ray start --head`, or leave launcher.address out",
-        ) from error
-    finally:
-        for number, handler in ours.items():
-            signal.signal(number, handler)
-
-
 def _check(needs: Resources) -> None:
-    """A task that no node can ever take would wait for ever."""
-    import ray
-
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    wanted = {"CPU": needs.cpus, "GPU": needs.gpus, "memory": needs.memory}
-    if not any(all(node.get(key, 0) >= much for key, much in wanted.items()) for node in nodes):
+    if not has_room({"CPU": needs.cpus, "GPU": needs.gpus, "memory": needs.memory}):
         what = f"no machine of the cluster has {needs.cpus} CPUs, {needs.gpus} GPUs and {size(needs.memory)}"
         raise RunError(what, fix="say what a job needs: resources.cpus=N resources.memory=16GB")
