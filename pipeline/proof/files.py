@@ -53,7 +53,8 @@ def check_inputs(
 ) -> bool:
     """Are the base and the adapters at `references` those of the receipt? False when not, or not at hand.
 
-    Models of the Hub are fetched only where `asked` names them.
+    Models of the Hub are fetched only where `asked` names them. Raises InputError for those of `asked` that
+    are not there.
     """
     pairs = zip(receipt.inputs, references, strict=True)
     same = [_check_input(one, reference, reference in asked, found) for one, reference in pairs]
@@ -78,8 +79,11 @@ def _check_input(one: Input, reference: str, asked: bool, found: Findings) -> bo
         source = locate(reference, one.commit if reference == one.reference else None)
         folder = source.fetch([file.name for file in one.files])
     except InputError as error:
-        found.skipped.append(f"the {one.role} {reference} cannot be read: {error.what}")
-        return False
+        raise InputError(
+            f"the {one.role} cannot be read: {error.what}",
+            where=reference,
+            fix=f"give `{option}` with the place where it is now",
+        ) from error
     there = [file for file in one.files if (folder / file.name).is_file()]
     hashes = hash_inputs([folder / file.name for file in there])
     wrong = [

@@ -28,7 +28,7 @@ def verify_folder(
 
     `base` and `adapters` say where those lie; by default where the receipt says. A folder without a receipt
     is taken for a plain merge of those that are given. Raises InputError when there is no model in the
-    folder, or the adapters are not as many as were merged.
+    folder, when what is given is not there, or when the adapters are not as many as were merged.
     """
     found = Findings()
     _check_is_model(folder)
@@ -116,6 +116,8 @@ def _expected(
     if receipt is None:
         if base is None:
             return None, "keep"
+        for reference in (base, *adapters):
+            locate(reference)  # what was asked for and is not there is no fault of the folder
         fold = Fold(tuple(Adapter(path, name=f"a{n}") for n, path in enumerate(adapters)))
         blueprint = Blueprint(Base(base), folds=(fold,) if adapters else ())
         return blueprint, _dtype_of(folder)

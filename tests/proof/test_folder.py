@@ -303,6 +303,17 @@ def test_inputs_that_are_not_here_are_said_and_no_fault(folder: Path) -> None:
     assert found.skipped[1].startswith("the tensors against base and adapters")
 
 
+@pytest.mark.parametrize("receipt", [True, False])
+def test_a_base_that_is_named_and_not_there_is_refused(
+    folder: Path, tmp_path: Path, receipt: bool
+) -> None:
+    if not receipt:
+        (folder / FILE_NAME).unlink()
+
+    with pytest.raises(InputError, match="there is no such folder"):
+        verify(folder, base=tmp_path / "nowhere")
+
+
 def test_inputs_may_lie_elsewhere_now(made: Made, folder: Path, tmp_path: Path) -> None:
     base, adapter = (tmp_path / name for name in ("moved base", "moved adapter"))
     shutil.copytree(made.base, base)
