@@ -14,7 +14,13 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.checkpoint.journal import FILE_NAME as JOURNAL
 from pipeline.manifest import read_manifest
+from pipeline.recipe.hydra_app import Request
+from pipeline.sweep.fuse import passes_of, write_pass
+from pipeline.sweep.launchers import LAUNCHERS
+from pipeline.sweep.orders import Orders
+from pipeline.sweep.prepare import Asked, SweepPlan, prepare
 from pipeline.sweep.status import JobRow, read_status
+from pipeline.sweep.supervise import Means
 from tests.fixtures.models import build_adapter, build_base
 from tests.sweep.conftest import Call, Start
 
@@ -129,6 +135,55 @@ def test_a_pass_that_was_killed_goes_on_with_what_it_had_finished(
     for name, row in rows(here / "fused").items():
         assert row.folder == alone[name].folder, "no job had begun"
         assert model(here / "fused", row) == model(here / "apart", alone[name])
+
+
+def plan_of(*words: str) -> SweepPlan:
+    return prepare(Asked(Request(Path("m.yaml"), (*words, "hydra.sweep.dir=fused"))))
+
+
+def test_which_jobs_go_together(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(here)
+    shutil.copytree("base", "other")
+    (one, two) = passes_of(plan_of("params.adapter=a,b", "load_base.model=base,other").to_do)
+    assert (one.base, two.base) == ("base", "other")
+    assert [len(one.saves), len(two.saves)] == [2, 2]
+    assert not passes_of(plan_of("params.adapter=a").to_do), "one job is no pass"
+
+    Path("m.yaml").write_text(RECIPE + "  - generate: {prompts: [Hi], max_new_tokens: 1}\n")
+    (one,) = passes_of(plan_of("params.adapter=a,b", "generate.max_new_tokens=1,2").to_do)
+    assert len(one.saves) == 2, "the same model is written ahead once"
+
+    jobs = plan_of("params.adapter=a,b").to_do
+    assert Means().passes(jobs)
+    assert not Means(fuse=False).passes(jobs)
+    assert not Means(LAUNCHERS["slurm"]).passes(jobs), "its machines may be others"
+
+
+def test_what_the_recipe_itself_makes_is_not_written_ahead(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(here)
+    saved = 'save: {id: again, path: "${run.dir}/again"}'
+    again = 'load_base: {id: back, model: "${steps.save.path}"}'
+    Path("m.yaml").write_text(f"{RECIPE}  - {again}\n  - {saved}\n")
+    (one,) = passes_of(plan_of("params.adapter=a,b").to_do)
+    assert list(one.saves.values()) == [("save",), ("save",)]
+
+
+def test_a_pass_that_goes_wrong_says_why_and_leaves_the_jobs_alone(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(here)
+    jobs = plan_of("params.adapter=a,b").to_do
+    (one,) = passes_of(jobs)
+    (here / "m.yaml").unlink()
+    folder = here / "fused"
+    folder.mkdir()
+    orders = Orders(folder)
+    orders.begin()
+    why = write_pass(one, jobs, folder, orders)
+    assert why is not None
+    assert "m.yaml" in why
 
 
 def finished(here: Path) -> list[Path]:
