@@ -79,6 +79,8 @@ def _check_input(one: Input, reference: str, asked: bool, found: Findings) -> bo
         source = locate(reference, one.commit if reference == one.reference else None)
         folder = source.fetch([file.name for file in one.files])
     except InputError as error:
+        if reference != one.reference:
+            raise  # it was typed just now, and the error knows what is like it
         raise InputError(
             f"the {one.role} cannot be read: {error.what}",
             where=reference,
