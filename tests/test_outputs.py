@@ -25,7 +25,12 @@ HIDDEN, WIDE, KEYS, LAYERS, WORDS = 16_384, 53_248, 1024, 126, 128_256
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
+    "hidden_size": HIDDEN,
+    "intermediate_size": WIDE,
+    "num_attention_heads": 128,
+    "num_key_value_heads": 8,
     "num_hidden_layers": LAYERS,
+    "vocab_size": WORDS,
     "tie_word_embeddings": False,
     "dtype": "bfloat16",
 }

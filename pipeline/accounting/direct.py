@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 
-from pipeline.accounting.architectures import linear_layers, quantized_weights, tensor_names
+from pipeline.accounting.architectures import linear_layers, quantized_weights, tensor_shapes
 from pipeline.accounting.layout import Delta, Stored, Tensor, Unpack4
 from pipeline.accounting.lora import FOLDABLE, local_folder, lora_deltas
 from pipeline.accounting.not_direct import NotDirectError
@@ -102,8 +102,8 @@ class _Weight:
 
 def _weights(base: BaseCheckpoint, fetch: bool) -> dict[str, _Weight]:
     """The base's tensors by key, when they are exactly those of the model."""
-    names = tensor_names(base.config)
-    if names is None:
+    shapes = tensor_shapes(base.config)
+    if shapes is None:
         raise NotDirectError(f"the tensors of {base.model_type} are not known by name")
     stored = _stored_tensors(base, fetch)
     packed = unpackings(stored) if base.quantization else {}
@@ -111,9 +111,12 @@ def _weights(base: BaseCheckpoint, fetch: bool) -> dict[str, _Weight]:
     found = {
         key: _Weight(where, packed.get(key)) for key, where in stored.items() if key not in parts
     }
-    if found.keys() != names:
-        odd = sorted(found.keys() ^ names)
+    if found.keys() != shapes.keys():
+        odd = sorted(found.keys() ^ shapes.keys())
         raise NotDirectError(f"the base's tensors are not those of {base.model_type}: {odd[0]}")
+    unlike = [key for key, weight in found.items() if weight.shape != shapes[key]]
+    if unlike:
+        raise NotDirectError(f"its config.json does not tell the shape of {unlike[0]}")
     if base.quantization and packed.keys() != quantized_weights(base.config):
         odd = sorted(packed.keys() ^ quantized_weights(base.config))
         raise NotDirectError(f"bitsandbytes would quantize other layers: {odd[0]}")

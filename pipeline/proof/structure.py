@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.accounting.architectures import tensor_names
+from pipeline.accounting.architectures import tensor_shapes
 from pipeline.accounting.layout import Stored
 from pipeline.checkpoint.headers import TORCH_NAMES
 from pipeline.checkpoint.quantization import check_quantized, read_quantization
@@ -85,14 +85,14 @@ def _check_names(config: Mapping[str, Any], tensors: Mapping[str, Stored], found
     for key in tied:
         if embedding and not _equal(tensors[key], tensors[embedding]):
             found.fault(key, f"differs from {embedding}, and config.json says that they are tied")
-    names = tensor_names(config)
-    if names is None:
+    shapes = tensor_shapes(config)
+    if shapes is None:
         kind = config.get("model_type")
         found.skipped.append(f"the names of the tensors: those of a {kind} are not known here")
         return
-    for key in sorted(names - tensors.keys()):
+    for key in sorted(shapes.keys() - tensors.keys()):
         found.fault(key, "is missing: the model that config.json describes has it")
-    for key in sorted(tensors.keys() - names - set(tied)):
+    for key in sorted(tensors.keys() - shapes.keys() - set(tied)):
         found.fault(key, "is not of the model that config.json describes")
 
 

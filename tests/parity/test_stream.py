@@ -20,7 +20,7 @@ from peft import IA3Config, LoraConfig, PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import BitsAndBytesConfig
 
-from pipeline.accounting.architectures import ARCHITECTURES, linear_layers, tensor_names
+from pipeline.accounting.architectures import ARCHITECTURES, linear_layers, tensor_shapes
 from pipeline.accounting.choice import choose
 from pipeline.accounting.processor import has
 from pipeline.blueprint import (
@@ -36,6 +36,7 @@ from pipeline.blueprint import (
     SavedDtype,
     State,
 )
+from pipeline.errors import InputError
 from pipeline.realise import write_model
 from pipeline.recipe.model import Recipe
 from pipeline.run import RunContext
@@ -445,15 +446,25 @@ def test_the_plan_counts_what_becomes_of_the_tensors(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_known_architectures_are_those_of_transformers(name: str, tmp_path: Path) -> None:
-    """The table of names, held against the model's own code and the file that it writes."""
+    """The table of names and shapes, held against the model's own code and the file that it writes."""
     build_model(tmp_path, name, "bfloat16")
     config = config_of(tmp_path)
-    assert tensor_names(config) == tensors_of(tmp_path).keys()
+    assert tensor_shapes(config) == {key: t.shape for key, t in tensors_of(tmp_path).items()}
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
     own = {n for n, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
     if config["tie_word_embeddings"]:
         own.discard("lm_head")
     assert linear_layers(config) == own
+
+
+@pytest.mark.parametrize("size", ["vocab_size", "intermediate_size", "num_key_value_heads"])
+def test_a_base_with_other_sizes_than_its_config_says_is_refused(size: str, tmp_path: Path) -> None:
+    case = Case()
+    base, adapters = build(case, tmp_path)
+    config = config_of(base)
+    (base / "config.json").write_text(json.dumps({**config, size: 2 * config[size]}))
+    with pytest.raises(InputError, match=r"do not fit its config\.json"):
+        written(blueprint_of(case, base, adapters), tmp_path)
 
 
 def test_every_known_architecture_is_in_the_table() -> None:
