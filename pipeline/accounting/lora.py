@@ -34,6 +34,8 @@ _HARMLESS = frozenset(
 _ELSEWHERE = frozenset({"bias", "modules_to_save", "target_parameters", "trainable_token_indices"})
 """Options that change tensors of their own, which stand in the file under other names."""
 
+_LEFT_TO_PEFT = "the adapter's config leaves its layers to PEFT"
+
 _PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
 """Initialisations that leave the base as it is; others subtract something from it first."""
 
@@ -81,6 +83,8 @@ def module_delta(
     """
     found = inspect_adapter(adapter)
     _check_kind(found, _HARMLESS | _ELSEWHERE)
+    if found.config.get("target_modules") in (None, [], "all-linear"):
+        raise NotDirectError(_LEFT_TO_PEFT)
     sides = {}
     for name in names:
         match = _FACTOR.match(name)
@@ -141,7 +145,7 @@ def _is_target(layer: str, config: Mapping[str, Any]) -> bool:
     if excluded and _named(layer, excluded):
         return False
     if targets is None or config.get("layers_to_transform") is not None:
-        raise NotDirectError("the adapter's config leaves its layers to PEFT")
+        raise NotDirectError(_LEFT_TO_PEFT)
     if targets == "all-linear":
         return layer != "lm_head"
     return _named(layer, targets)

@@ -474,6 +474,16 @@ def test_a_module_that_the_config_does_not_target_is_not_merged_into(
         written(case, blueprint, tmp_path, engine)
 
 
+@pytest.mark.parametrize("engine", ["stream", "live"])
+def test_a_config_that_targets_nothing_merges_nothing(engine: Engine, tmp_path: Path) -> None:
+    case = Case((lora("q_proj", "v_proj"),))
+    blueprint = build(case, tmp_path)
+    file = tmp_path / "adapter_0" / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "target_modules": []}))
+    with pytest.raises(MergeError, match="No `target_modules` passed"):
+        written(case, blueprint, tmp_path, engine)
+
+
 def test_nan_in_a_merged_module_is_named(tmp_path: Path) -> None:
     case = Case((lora(use_dora=True),))
     blueprint = build(case, tmp_path)
