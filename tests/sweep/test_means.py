@@ -41,6 +41,13 @@ def test_mistakes_are_told_before_anything_runs(
     assert not (tmp_path / "outputs").exists()
 
 
+def test_tasks_of_ray_that_wait_for_tasks_of_ray_are_refused(mergeline: Call) -> None:
+    pytest.importorskip("ray", reason="ray is not installed: pip install '.[ray]'")
+    done = mergeline("sweep", "r.yaml", "--launcher", "ray", "workers=ray")
+    assert done.returncode == 2
+    assert "workers: jobs that are tasks of Ray would hold the CPUs" in done.stderr
+
+
 def test_a_library_that_is_missing_is_told_with_how_to_install_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
