@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import shlex
 import sys
 import time
@@ -30,6 +31,8 @@ def main(folder: Path | None = None, size: small_model.Size | None = None) -> in
 
     A base that an earlier demo trained there is used again; everything else is made anew.
     """
+    # More threads do nothing for so small a model, and on a machine that others use they wait for each other.
+    os.environ.setdefault("OMP_NUM_THREADS", "2")
     folder, size = folder or FOLDER, size or small_model.Size()
     started = time.monotonic()
     base, adapter, merged = (
