@@ -19,7 +19,7 @@ from pipeline.checkpoint.headers import TORCH_NAMES
 BLOCK_4BIT = 64
 """Numbers under one scale of a weight in 4 bits."""
 Unpacking = Unpack4 | Unpack8
-_NESTED_GROUP = 256
+NESTED_GROUP = 256
 """Scales under one factor."""
 _LONGEST_STATE = 4096
 _OF_4BIT = ("absmax", "quant_map", "nested_absmax", "nested_quant_map")
@@ -69,11 +69,11 @@ def _unpack4(
     if columns % BLOCK_4BIT:
         raise NotDirectError(f"the rows of {weight} are not whole blocks of {BLOCK_4BIT}")
     blocks = rows * columns // BLOCK_4BIT
-    groups = -(-blocks // _NESTED_GROUP)
+    groups = -(-blocks // NESTED_GROUP)
     nested = None
     _expect(stored, weight, "U8", rows * columns // 2)
     if "nested_offset" in state:
-        if (state.get("nested_blocksize"), state.get("nested_dtype")) != (_NESTED_GROUP, "float32"):
+        if (state.get("nested_blocksize"), state.get("nested_dtype")) != (NESTED_GROUP, "float32"):
             raise NotDirectError(f"the scales of {weight} are not packed in groups of 256")
         nested = Nested(
             levels=_expect(stored, f"{weight}.nested_quant_map", "F32", 256),

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from pipeline.accounting.claims import PREFIX
 from pipeline.blueprint import Adapter, Placement
 from pipeline.checkpoint.adapter import CONFIG, AdapterCheckpoint, check_finite, inspect_adapter
 from pipeline.errors import MergeError
@@ -25,9 +26,6 @@ from pipeline.memory import is_out_of_memory
 from pipeline.realise.load import device_options
 from pipeline.realise.quantized_dora import keep_as_dora_reads
 from pipeline.realise.ties import say_tied, tied_groups, untie
-
-PREFIX = "base_model.model."
-"""What PEFT puts before the base's own names."""
 
 _SIZE_MISMATCH = re.compile(
     r"size mismatch for (?P<name>\S+): .*?torch\.Size\((?P<file>\[[^]]*\])\).*?"

@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 
+from pipeline.accounting.claims import PREFIX
 from pipeline.blueprint import Fold, Placement
 from pipeline.checkpoint.adapter import inspect_adapter
 from pipeline.errors import MergeError
-from pipeline.realise.attach import PREFIX, Parts, attach, tensor_names
+from pipeline.realise.attach import Parts, attach, tensor_names
 from pipeline.realise.ties import TiedGroup, settle_ties, tied_groups, untie
 from pipeline.realise.wide import narrow, widen
 

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from pipeline.accounting.claims import PREFIX
 from pipeline.blueprint import Blueprint
 from pipeline.errors import InputError
-from pipeline.realise.attach import PREFIX, adapter_tensors, attach, tensor_names
+from pipeline.realise.attach import adapter_tensors, attach, tensor_names
 from pipeline.realise.fold import Folded, fold
 from pipeline.realise.load import check_can_run, dequantize_model, load_base_model, torch_device
 from pipeline.realise.outcome import check_changed, facts, unchanged_text

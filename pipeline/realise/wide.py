@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
+from pipeline.accounting.claims import PREFIX
 from pipeline.blueprint import Blueprint
-from pipeline.realise.attach import PREFIX, tensor_names
+from pipeline.realise.attach import tensor_names
 
 
 def summed_layers(model: Any, blueprint: Blueprint) -> frozenset[str]:

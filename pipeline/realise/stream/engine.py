@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from pipeline.accounting.layout import Shard
+from pipeline.accounting.processor import cores
 from pipeline.checkpoint.journal import Finished
 from pipeline.realise.stream.files import Files
 from pipeline.realise.stream.kernels import CHANGED, NOT_FINITE
@@ -68,7 +69,7 @@ def write_outputs(
     with (
         _opened(outputs) as files,
         Sealing(files.outputs, sizes, sealed) as sealing,
-        ThreadPoolExecutor(threads or default_threads()) as pool,
+        ThreadPoolExecutor(threads or cores()) as pool,
     ):
         work = _Pass({path: one for path, (one, _) in of.items()}, files, sealing, advance)
         try:
@@ -172,11 +173,6 @@ class _Pass:
         if not hasattr(self._own, "buffer"):
             self._own.buffer = memoryview(bytearray(BLOCK))
         return self._own.buffer  # type: ignore[no-any-return]
-
-
-def default_threads() -> int:
-    """As many threads as this process may use cores."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

@@ -27,15 +27,7 @@ class Files:
 
     def read(self, path: Path, into: memoryview, at: int) -> None:
         """Fill the buffer. Raises InputError when the file ends before."""
-        while into:
-            count = os.preadv(self.inputs[path], [into], at)
-            if count == 0:
-                raise InputError(
-                    "became shorter while it was read",
-                    where=path,
-                    fix="run again when nothing writes it",
-                )
-            into, at = into[count:], at + count
+        _fill(self.inputs[path], path, into, at)
 
     def write(self, path: Path, data: memoryview, at: int) -> None:
         with self.turns[path]:
@@ -49,6 +41,26 @@ class Files:
         source, target = self.inputs[item.source], self.outputs[item.target]
         with self.turns[item.target]:
             return os.copy_file_range(source, target, length, item.start + done, item.at + done)
+
+
+def read_bytes(path: Path, at: int, count: int) -> bytearray:
+    """So many bytes of a file. Raises InputError when the file ends before."""
+    data = bytearray(count)
+    with open(path, "rb", buffering=0) as file:
+        _fill(file.fileno(), path, memoryview(data), at)
+    return data
+
+
+def _fill(descriptor: int, path: Path, into: memoryview, at: int) -> None:
+    while into:
+        count = os.preadv(descriptor, [into], at)
+        if count == 0:
+            raise InputError(
+                "became shorter while it was read",
+                where=path,
+                fix="run again when nothing writes it",
+            )
+        into, at = into[count:], at + count
 
 
 def may_be_open(wanted: int) -> int:

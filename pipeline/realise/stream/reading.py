@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from pipeline.accounting.layout import Form, Stored
 from pipeline.checkpoint.base import BaseCheckpoint
 from pipeline.errors import InputError
+from pipeline.realise.stream.files import read_bytes
 
 SPELT = {
     torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32", torch.float64: "F64",
@@ -63,14 +63,7 @@ class Reader:
         dtype = TORCH.get(where.info.dtype)
         if dtype is None:
             raise InputError(f"torch has no dtype {where.info.dtype}", where=f"{where.file}: {key}")
-        data = bytearray(where.info.bytes)
-        with open(where.file, "rb", buffering=0) as file:
-            read = os.preadv(file.fileno(), [data], where.info.start) if data else 0
-            while 0 < read < len(data):
-                more = os.preadv(file.fileno(), [memoryview(data)[read:]], where.info.start + read)
-                if more == 0:
-                    raise InputError("became shorter while it was read", where=where.file)
-                read += more
+        data = read_bytes(where.file, where.info.start, where.info.bytes)
         if not data:
             return torch.empty(where.info.shape, dtype=dtype)
         return torch.frombuffer(data, dtype=dtype).reshape(where.info.shape)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.accounting.layout import Stored, Unpack4
-
-_NESTED_GROUP = 256
-"""Scales under one factor, where scales are stored in 8 bits."""
+from pipeline.accounting.packed import NESTED_GROUP
+from pipeline.realise.stream.files import read_bytes
 
 
 def read_floats(tensor: Stored) -> NDArray[np.float32]:
@@ -23,12 +20,12 @@ def stored_scales(change: Unpack4, first: int, count: int) -> NDArray[np.float32
     if change.nested is None:
         return read_floats(change.scales)[first : first + count]
     codes = np.frombuffer(_read(change.scales), np.uint8)[first : first + count]
-    largest = read_floats(change.nested.largest)[np.arange(first, first + count) // _NESTED_GROUP]
+    largest = read_floats(change.nested.largest)[np.arange(first, first + count) // NESTED_GROUP]
     found: NDArray[np.float32] = read_floats(change.nested.levels)[codes] * largest
     return found + np.float32(change.nested.offset)
 
 
-def as_float32(raw: bytes | memoryview, dtype: str) -> NDArray[np.float32]:
+def as_float32(raw: bytearray | memoryview, dtype: str) -> NDArray[np.float32]:
     """Raw numbers, of a dtype as safetensors spells it, as float32."""
     if dtype == "F32":
         return np.frombuffer(raw, np.float32)
@@ -37,6 +34,5 @@ def as_float32(raw: bytes | memoryview, dtype: str) -> NDArray[np.float32]:
     return (np.frombuffer(raw, np.uint16).astype(np.uint32) << 16).view(np.float32)
 
 
-def _read(tensor: Stored) -> bytes:
-    with open(tensor.file, "rb", buffering=0) as file:
-        return os.pread(file.fileno(), tensor.info.bytes, tensor.info.start)
+def _read(tensor: Stored) -> bytearray:
+    return read_bytes(tensor.file, tensor.info.start, tensor.info.bytes)

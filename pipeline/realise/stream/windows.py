@@ -13,10 +13,11 @@ from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
+from pipeline.accounting.claims import PREFIX
 from pipeline.accounting.modular import BUDGET
 from pipeline.blueprint import Adapter
 from pipeline.checkpoint.adapter import inspect_adapter
-from pipeline.realise.attach import PREFIX, lacks, tensor_names, unclaimed
+from pipeline.realise.attach import lacks, tensor_names, unclaimed
 from pipeline.realise.stream.structure import Structure, modules_above
 
 _BESIDE_LAYERS = re.compile(r"\.(?:modules_to_save|original_module|token_adapter)\.")
