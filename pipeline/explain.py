@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import errno
-
 from pipeline import logs, memory
+from pipeline.disk import no_room
 from pipeline.errors import MergelineError
 from pipeline.manifest import ErrorRecord
 from pipeline.secrets import redact_text
@@ -24,11 +23,9 @@ def explain(error: BaseException) -> ErrorRecord:
             "free memory, or spread the base with `load_base.device_map=auto` and `offload_folder`"
         )
         return ErrorRecord(type=kind, what="out of memory", fix=fix)
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        where = error.filename and str(error.filename)
-        return ErrorRecord(
-            type=kind, what="the disk is full", where=where, fix="free space, run again"
-        )
+    if lack := no_room(error):
+        where = str(getattr(error, "filename", None) or "") or None
+        return ErrorRecord(type=kind, what=lack.what, where=where, fix=lack.fix)
     first = (str(error).strip().splitlines() or ["no message"])[0]
     fix = f"the whole traceback is in {logs.FILE_NAME} in the run's folder; --debug prints it"
     return ErrorRecord(type=kind, what=redact_text(f"{kind}: {first}"), fix=fix)

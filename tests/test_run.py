@@ -206,6 +206,8 @@ def test_an_error_that_nobody_foresaw_is_told_in_a_line_and_traced_in_the_log(st
             "out of memory",
         ),
         (OSError(errno.ENOSPC, "No space left on device"), "the disk is full"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "your disk quota is used up"),
+        (OSError(errno.EFBIG, "File too large"), "a file would be larger than may be written here"),
         (SystemExit(3), "SystemExit: 3"),
     ],
 )

@@ -6,7 +6,6 @@ lock beside the target keeps a second run out, and lets the next run clear up af
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import stat
@@ -23,9 +22,8 @@ from pipeline.checkpoint.pending import pending_folder
 from pipeline.checkpoint.rename import exchange, rename_new
 from pipeline.checkpoint.source import is_path
 from pipeline.checkpoint.textjson import parse_object
+from pipeline.disk import no_room
 from pipeline.errors import InputError, MergelineError, OutputError, Refused
-
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def check_target(path: Path, *, overwrite: bool, inputs: Sequence[Path]) -> None:
@@ -102,8 +100,8 @@ def publishing(path: Path, *, overwrite: bool) -> Iterator[Path]:
 
     When the block raises, `path` is as it was, and what the block wrote is removed, save for files that
     its journal holds finished: they are kept for the same work to go on with, unless the error is one of
-    ours. Raises OutputError when the target may not be written, another run is writing it, or the disk is
-    full.
+    ours. Raises OutputError when the target may not be written, another run is writing it, or there is no
+    room for it.
     """
     path = path.expanduser().absolute()
     try:
@@ -128,7 +126,7 @@ def publishing(path: Path, *, overwrite: bool) -> Iterator[Path]:
             kept = not isinstance(error, MergelineError) and tidy(partial)
             if not kept:
                 shutil.rmtree(partial, ignore_errors=True)
-            if isinstance(error, Exception) and _disk_full(error):
+            if isinstance(error, Exception) and no_room(error):
                 raise _as_output_error(error, path, kept=partial if kept else None) from error
             raise
         for left in leftovers(path, "partial"):  # the old folder, and what nobody went on with
@@ -227,21 +225,12 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def _disk_full(error: BaseException) -> bool:
-    if isinstance(error, OSError):
-        return error.errno in _FULL
-    # The writers of safetensors and torch wrap the system's error in their own, as text.
-    return any(f"os error {number}" in str(error) for number in _FULL)
-
-
 def _as_output_error(error: BaseException, path: Path, *, kept: Path | None = None) -> OutputError:
     """`kept` is the partial folder, where it holds what the same run can go on from."""
-    if _disk_full(error):
+    if lack := no_room(error):
         left = f"; what is finished stays in {kept}, for the same run to go on" if kept else ""
         return OutputError(
-            f"the disk is full; nothing was left under the output's name{left}",
-            where=path,
-            fix=f"free some space on the disk of {path.parent}, or write elsewhere",
+            f"{lack.what}; nothing was left under the output's name{left}", where=path, fix=lack.fix
         )
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return OutputError(

@@ -267,9 +267,9 @@ def test_one_of_many_runs_at_once_wins_and_the_others_are_told(tmp_path: Path) -
     assert beside(tmp_path / "model") == []
 
 
-def test_a_full_disk_is_told_and_leaves_the_old_folder(tmp_path: Path) -> None:
+def test_the_largest_file_that_is_allowed_is_told_and_leaves_the_old_folder(tmp_path: Path) -> None:
     target = write_files(tmp_path / "model", {"config.json": MODEL})
-    full = """
+    limited = """
         import resource, signal, sys
         from pathlib import Path
         from pipeline.checkpoint.publish import publishing
@@ -288,10 +288,33 @@ def test_a_full_disk_is_told_and_leaves_the_old_folder(tmp_path: Path) -> None:
             print(error)
     """
     for writer in ("python", "safetensors"):
-        out, errors = in_child(full, target, writer).communicate()
-        assert "the disk is full" in out, errors
+        out, errors = in_child(limited, target, writer).communicate()
+        assert "a file would be larger than may be written here" in out, errors
+        assert "max_shard_size" in out
         assert contents(target) == {"config.json": MODEL}
         assert beside(target) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "what"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "the disk is full"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "your disk quota is used up"),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), "the disk is full"),
+        (OSError(errno.EFBIG, "File too large"), "a file would be larger than may be written"),
+    ],
+)
+def test_want_of_room_is_told_by_its_kind_and_leaves_the_old_folder(
+    tmp_path: Path, error: Exception, what: str
+) -> None:
+    target = write_files(tmp_path / "model", {"config.json": MODEL})
+
+    with pytest.raises(OutputError, match=what) as caught, publishing(target, overwrite=True):
+        raise error
+
+    assert caught.value.fix
+    assert contents(target) == {"config.json": MODEL}
+    assert beside(target) == []
 
 
 def test_a_text_file_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
