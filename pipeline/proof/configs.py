@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.checkpoint.source import Source
+from pipeline.errors import InputError
 from pipeline.proof.findings import Findings
 
 _FREE = frozenset(
@@ -20,23 +21,33 @@ _FREE = frozenset(
 """Keys that change no prediction, and those that `check_structure` holds against the tensors."""
 
 
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json as transformers reads it, with all defaults. Raises InputError when it cannot."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            str(error).splitlines()[0],
+            where=folder / "config.json",
+            fix="compare it with the one of the base",
+        ) from error
+    return dict(config.to_dict())
+
+
 def check_config(folder: Path, write: Callable[[Path], None], found: Findings) -> None:
     """Hold config.json against the one that `write` puts into a folder for the same model.
 
     Both are read by transformers, so that names of old and defaults count as what they stand for. Code that
     comes with a model is not run for it.
     """
-    from transformers import AutoConfig
-
     with tempfile.TemporaryDirectory(prefix="mergeline-") as scratch:
         write(Path(scratch))
         try:
-            right, there = (
-                AutoConfig.from_pretrained(str(one), trust_remote_code=False).to_dict()
-                for one in (Path(scratch), folder)
-            )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            found.skipped.append(f"config.json against the base's: {str(error).splitlines()[0]}")
+            right, there = (read_config(one) for one in (Path(scratch), folder))
+        except InputError as error:
+            found.skipped.append(f"config.json against the base's: {error.what}")
             return
     said = _differences(right, there)
     for key, (expected, value) in sorted(said.items()):

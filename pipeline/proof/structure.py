@@ -14,6 +14,7 @@ from pipeline.checkpoint.headers import TORCH_NAMES
 from pipeline.checkpoint.quantization import check_quantized, read_quantization
 from pipeline.checkpoint.shards import Weights, find_weights
 from pipeline.checkpoint.source import Source, locate
+from pipeline.proof.configs import read_config
 from pipeline.proof.findings import Findings
 from pipeline.proof.tensors import same_bytes
 
@@ -36,7 +37,7 @@ def check_structure(folder: Path, found: Findings) -> None:
         tensors = _check_shards(source, weights, found)
         _check_quantization(config, tensors, found)
         if "quantization_config" not in config:
-            _check_names(config, tensors, found)
+            _check_tensors(folder, config, tensors, found)
             _check_dtype(config, tensors, found)
         _check_sizes(folder, config, tensors, found)
         found.checked.append(f"{len(tensors)} tensors against config, index and tokenizer")
@@ -78,22 +79,35 @@ def _check_quantization(
         found.fault("config.json", f"has no `quantization_config`, and {packed} is there")
 
 
-def _check_names(config: Mapping[str, Any], tensors: Mapping[str, Stored], found: Findings) -> None:
-    """All tensors of the architecture and no others; a head that is tied holds the embedding."""
+def _check_tensors(
+    folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Stored], found: Findings
+) -> None:
+    """All tensors of the architecture, in their shapes, and no others; a tied head holds the embedding."""
     embedding = _embedding(tensors)
     tied = [key for key in _HEADS if key in tensors and config.get("tie_word_embeddings") is True]
     for key in tied:
         if embedding and not _equal(tensors[key], tensors[embedding]):
             found.fault(key, f"differs from {embedding}, and config.json says that they are tied")
-    shapes = tensor_shapes(config)
+    there = {key: one.info.shape for key, one in tensors.items() if key not in tied}
+    # `_check_sizes` holds the vocabulary against the config.
+    rows = {"vocab_size": there[embedding][0]} if embedding and there[embedding] else {}
+    shapes = tensor_shapes({**config, **rows})
     if shapes is None:
         kind = config.get("model_type")
-        found.skipped.append(f"the names of the tensors: those of a {kind} are not known here")
+        found.skipped.append(
+            f"names and shapes of the tensors: those of a {kind} are not known here"
+        )
         return
-    for key in sorted(shapes.keys() - tensors.keys()):
+    if shapes != there:  # the config may leave sizes to the architecture
+        shapes = tensor_shapes({**read_config(folder), **rows}) or shapes
+    for key in sorted(shapes.keys() - there.keys()):
         found.fault(key, "is missing: the model that config.json describes has it")
-    for key in sorted(tensors.keys() - shapes.keys() - set(tied)):
+    for key in sorted(there.keys() - shapes.keys()):
         found.fault(key, "is not of the model that config.json describes")
+    for key in sorted(there.keys() & shapes.keys()):
+        if there[key] != shapes[key]:
+            ours, theirs = (" x ".join(map(str, shape)) for shape in (there[key], shapes[key]))
+            found.fault(key, f"is {ours}, and {theirs} in the model that config.json describes")
 
 
 def _equal(a: Stored, b: Stored) -> bool:

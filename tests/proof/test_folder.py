@@ -265,6 +265,50 @@ def test_missing_and_strange_tensors_are_found(made: Made, folder: Path) -> None
     assert f"{file.name}: model.norm.weight" in places(found)
 
 
+@pytest.mark.parametrize(
+    ("key", "change", "what"),
+    [
+        (
+            "model.layers.1.mlp.up_proj.weight",
+            lambda tensor: tensor.T.contiguous(),
+            "is 64 x 128, and 128 x 64 in the model that config.json describes",
+        ),
+        (
+            "lm_head.weight",
+            lambda tensor: tensor[:-1].clone(),
+            "is 319 x 64, and 320 x 64 in the model that config.json describes",
+        ),
+    ],
+)
+def test_tensors_of_another_shape_than_the_config_says_are_found(
+    folder: Path, key: str, change: Callable[[Any], Any], what: str
+) -> None:
+    """Also without a receipt, and where neither base nor adapter is at hand."""
+    file = find_tensors(str(folder))[key].file
+    tensors = load_file(file)
+    save_file({**tensors, key: change(tensors[key])}, file, {"format": "pt"})
+    (folder / FILE_NAME).unlink()
+
+    assert [(fault.where, fault.what) for fault in verify(folder).faults] == [(key, what)]
+
+
+def test_sizes_that_the_config_leaves_to_the_architecture_are_those_of_transformers(
+    folder: Path,
+) -> None:
+    (folder / FILE_NAME).unlink()
+    edit(folder / "config.json", lambda config: config.pop("num_key_value_heads"))
+    edit(folder / "config.json", lambda config: config.pop("head_dim", None))
+
+    faults = verify(folder).faults
+
+    assert {fault.where.rpartition(".self_attn.")[2] for fault in faults} == {
+        "k_proj.weight",
+        "v_proj.weight",
+    }
+    edit(folder / "config.json", lambda config: config.update(num_key_value_heads=2))
+    assert verify(folder).faults == []
+
+
 def test_a_missing_shard_and_one_too_many_are_found(folder: Path) -> None:
     *_, last = shards(folder)
     last.rename(folder / "model-00099-of-00099.safetensors")
