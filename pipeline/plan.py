@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import estimate, tracking
-from pipeline.accounting.claims import Claims, claims_of
+from pipeline.accounting.claims import ClaimCounts, check_claims
 from pipeline.blueprint import Blueprint, State
 from pipeline.branches import Branch, going_on, latest, walk
 from pipeline.checkpoint.adapter import inspect_adapter
@@ -37,7 +37,7 @@ class PlannedAdapter:
     """An adapter, and how its tensors meet the base."""
 
     reference: str
-    claims: Claims
+    claims: ClaimCounts
 
 
 @dataclass(frozen=True)
@@ -298,7 +298,7 @@ def _claims(states: Sequence[State]) -> Iterator[PlannedAdapter]:
             key = (base.model, base.revision, adapter.path, adapter.revision)
             if key not in seen and not is_pending(adapter, state):
                 seen.add(key)
-                claims = claims_of(inspect_adapter(adapter), inspect_base(base))
+                claims = check_claims(inspect_adapter(adapter), inspect_base(base))
                 yield PlannedAdapter(adapter.path, claims)
 
 

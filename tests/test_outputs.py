@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from pipeline import outputs as planning
-from pipeline.accounting.claims import Claims
+from pipeline.accounting.claims import ClaimCounts
 from pipeline.accounting.processor import cores
 from pipeline.checkpoint.headers import BITS
 from pipeline.errors import RecipeError
@@ -115,7 +115,7 @@ def test_a_405b_base_is_accounted_for_to_the_byte(
 
     (output,) = made.outputs
     assert output.tensors == {"merged": 7 * LAYERS, "copied": 2 * LAYERS + 3}
-    assert made.adapters[0].claims == Claims(2 * 7 * LAYERS, 7 * LAYERS)
+    assert made.adapters[0].claims == ClaimCounts(2 * 7 * LAYERS, 7 * LAYERS)
     weights = sum(math.prod(shape) for _, shape in tensors()) * BITS["BF16"] // 8
     assert output.bytes == sum(output.files.values())
     assert weights < output.bytes < weights + 1_000_000

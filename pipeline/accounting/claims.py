@@ -34,7 +34,7 @@ _PLAIN = (*TORCH_NAMES, "I8")
 
 
 @dataclass(frozen=True)
-class Claims:
+class ClaimCounts:
     """How the tensors of one adapter and the modules of a base meet."""
 
     tensors: int
@@ -57,7 +57,7 @@ class _Own:
     shape: tuple[int, ...]
 
 
-def claims_of(adapter: AdapterCheckpoint, base: BaseCheckpoint) -> Claims:
+def check_claims(adapter: AdapterCheckpoint, base: BaseCheckpoint) -> ClaimCounts:
     """Place every tensor of an adapter. Reads headers only.
 
     Raises InputError, naming the tensors, when some belong to no module of this base or do not fit.
@@ -81,7 +81,7 @@ def claims_of(adapter: AdapterCheckpoint, base: BaseCheckpoint) -> Claims:
             fix=f"load the base that it was trained on ({adapter.base_model_name or 'not named'})",
         )
     takers = {module for module in placed.values() if module is not None}
-    return Claims(len(own), len(takers), tuple(tensor.name for tensor in lost))
+    return ClaimCounts(len(own), len(takers), tuple(tensor.name for tensor in lost))
 
 
 def _own_tensors(adapter: AdapterCheckpoint) -> Iterator[_Own]:

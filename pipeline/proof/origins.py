@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.accounting.choice import choose
-from pipeline.accounting.claims import claims_of
+from pipeline.accounting.claims import check_claims
 from pipeline.accounting.direct import Work
 from pipeline.accounting.layout import Stored, Tensor, lay_out
 from pipeline.blueprint import Blueprint, SavedDtype
@@ -57,7 +57,7 @@ def _check_claims(blueprint: Blueprint, found: Findings) -> None:
     """Every tensor of an adapter belongs to a module of the base. Raises InputError."""
     base = inspect_base(blueprint.base)
     for adapter in blueprint.all_adapters:
-        claims = claims_of(inspect_adapter(adapter), base)
+        claims = check_claims(inspect_adapter(adapter), base)
         what = f"{claims.tensors} tensors of {adapter.path}, each with its module of the base"
         found.checked.append(what + (f", {len(claims.later)} at load" if claims.later else ""))
 

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.accounting.claims import Claims
+from pipeline.accounting.claims import ClaimCounts
 from pipeline.outputs import PlannedOutput
 from pipeline.plan import Plan
 from pipeline.recipe.model import Recipe
@@ -74,7 +74,7 @@ def _device(engine: str, recipe: Recipe) -> str:
     return "a GPU if there is one" if wanted == "auto" else wanted
 
 
-def _claims(claims: Claims) -> str:
+def _claims(claims: ClaimCounts) -> str:
     if not claims.tensors:
         return "its tensors are told when it is loaded"
     count, later = claims.tensors, len(claims.later)

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from pipeline.accounting.claims import claims_of
+from pipeline.accounting.claims import check_claims
 from pipeline.blueprint import Adapter, Blueprint, State
 from pipeline.checkpoint.adapter import AdapterCheckpoint, inspect_adapter
 from pipeline.checkpoint.base import inspect_base
@@ -79,5 +79,5 @@ def _check_against_base(adapter: AdapterCheckpoint, blueprint: Blueprint) -> lis
         base = inspect_base(blueprint.base)
     except InputError:
         return []  # `load_base` has told of it
-    claims_of(adapter, base)
+    check_claims(adapter, base)
     return doubts_about_base(adapter, blueprint.base, base)

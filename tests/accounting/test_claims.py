@@ -11,7 +11,7 @@ import pytest
 import torch
 import transformers
 
-from pipeline.accounting.claims import Claims, claims_of
+from pipeline.accounting.claims import ClaimCounts, check_claims
 from pipeline.blueprint import Adapter, Base
 from pipeline.checkpoint.adapter import inspect_adapter
 from pipeline.checkpoint.base import inspect_base
@@ -55,8 +55,8 @@ RENAMED = {"gemma3 with vision", "gpt-neox", "llava", "mixtral", "qwen2-vl", "qw
 """Architectures whose tensors transformers renames or fuses when it loads them."""
 
 
-def claims(base: Path, adapter: Path) -> Claims:
-    return claims_of(inspect_adapter(Adapter(str(adapter))), inspect_base(Base(str(base))))
+def claims(base: Path, adapter: Path) -> ClaimCounts:
+    return check_claims(inspect_adapter(Adapter(str(adapter))), inspect_base(Base(str(base))))
 
 
 def refusal(base: Path, adapter: Path) -> str:
@@ -93,7 +93,7 @@ def test_all_linear_layers_of_an_architecture_take_their_tensors(
 
     assert found.tensors == len(shapes)
     if architecture not in RENAMED:
-        assert found == Claims(len(shapes), len(shapes) // 2)
+        assert found == ClaimCounts(len(shapes), len(shapes) // 2)
     write_safetensors(file, {f"{name[:-14]}x{name[-14:]}": shapes[name] for name in shapes})
     if architecture in RENAMED:
         assert len(claims(tmp_path / "base", adapter).later) == len(shapes)
@@ -182,7 +182,7 @@ def test_the_name_of_the_inner_model_may_stand_on_either_side_and_norms_have_old
         },
     )
 
-    assert claims(tmp_path / "base", tmp_path / "adapter") == Claims(3, 2)
+    assert claims(tmp_path / "base", tmp_path / "adapter") == ClaimCounts(3, 2)
 
 
 A, B = (f"base_model.model.{Q_PROJ}.lora_{side}.weight" for side in "AB")
@@ -198,7 +198,7 @@ def fit(tmp_path: Path, base: Shapes, adapter: Shapes, **changes: Any) -> tuple[
 def test_a_conv1d_layer_is_stored_the_other_way_round(tmp_path: Path) -> None:
     base = {f"{Q_PROJ}.weight": ("BF16", (64, 192))}
 
-    assert claims(*fit(tmp_path, base, {B: ("F32", (192, 4))})) == Claims(2, 1)
+    assert claims(*fit(tmp_path, base, {B: ("F32", (192, 4))})) == ClaimCounts(2, 1)
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_packed_weights_have_shapes_of_their_own(tmp_path: Path) -> None:
     config = {**LLAMA, "quantization_config": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}}
     base = make_base(tmp_path / "base", config, packed)
 
-    assert claims(base, make_adapter(tmp_path / "adapter")) == Claims(2, 1)
+    assert claims(base, make_adapter(tmp_path / "adapter")) == ClaimCounts(2, 1)
 
 
 def test_all_tensors_of_a_layer_that_the_base_lacks_are_told_with_the_nearest_module(
@@ -264,7 +264,7 @@ def test_heads_and_parts_that_only_some_layers_hold_are_left_to_the_load(tmp_pat
 
     found = claims(*fit(tmp_path, shared, dict.fromkeys(mine, ("F32", (4, 64)))))
 
-    assert found == Claims(5, 1, tuple(mine))
+    assert found == ClaimCounts(5, 1, tuple(mine))
 
 
 def test_repeated_layers_are_not_the_files(tmp_path: Path) -> None:
@@ -288,4 +288,4 @@ def test_a_pickled_adapter_is_left_to_the_load(tmp_path: Path) -> None:
     (adapter / "adapter_model.safetensors").unlink()
     torch.save({"x": torch.zeros(1)}, adapter / "adapter_model.bin")
 
-    assert claims(make_base(tmp_path / "base"), adapter) == Claims(0, 0)
+    assert claims(make_base(tmp_path / "base"), adapter) == ClaimCounts(0, 0)
