@@ -14,6 +14,7 @@ from pipeline.errors import InputError
 from pipeline.proof.files import bytes_of, check_files, check_inputs
 from pipeline.proof.findings import Findings
 from pipeline.proof.origins import check_origins
+from pipeline.proof.recognise import recognise
 from pipeline.proof.structure import check_structure
 from pipeline.receipt.record import FILE_NAME, Receipt, read_receipt
 
@@ -27,8 +28,9 @@ def verify_folder(
     """Check a model folder: its files, how they fit, and its tensors against base and adapters.
 
     `base` and `adapters` say where those lie; by default where the receipt says. A folder without a receipt
-    is taken for a plain merge of those that are given. Raises InputError when there is no model in the
-    folder, when what is given is not there, or when the adapters are not as many as were merged.
+    is taken for a merge of those that are given, in the way that some of its layers tell. Raises InputError
+    when there is no model in the folder, when what is given is not there, or when the adapters are not as
+    many as were merged.
     """
     found = Findings()
     _check_is_model(folder)
@@ -58,6 +60,8 @@ def verify_folder(
             "`mergeline replay --trust-remote-code` does"
         )
         return found
+    if receipt is None:
+        blueprint = recognise(folder, blueprint, dtype, found)
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     with console.bar("comparing", size, unit="B") as bar:
         check_origins(folder, blueprint, dtype, bar.advance, found)

@@ -7,7 +7,9 @@ realiser, a few hundred megabytes at a time.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,12 +28,59 @@ from pipeline.proof.findings import Findings
 from pipeline.proof.tensors import find_tensors
 
 if TYPE_CHECKING:
+    from pipeline.realise.stream.modules import Modules
     from pipeline.realise.stream.output import Make
 
 AT_A_TIME = 256 << 20
 """Bytes of tensors that are made again and lie on the disk at once."""
 
 Advance = Callable[[float], None]
+
+
+@dataclass(frozen=True)
+class Rebuild:
+    """How the tensors of a blueprint are made again."""
+
+    work: Work
+    make: Make | None
+    """Makes those that come from no file."""
+    write_config: Callable[[Path], None]
+
+    def differences(
+        self, tensors: Sequence[Tensor], there: Mapping[str, Stored], advance: Advance
+    ) -> Iterator[Difference]:
+        """Make some tensors again; yields those that have other bits in a folder, which has them all."""
+        from pipeline.realise.stream.engine import write_shards
+
+        for shard in lay_out(tensors, AT_A_TIME) if tensors else []:
+            with tempfile.TemporaryDirectory(prefix="mergeline-") as scratch:
+                write_shards(
+                    [shard],
+                    Path(scratch),
+                    safe=False,
+                    advance=lambda count: None,
+                    finished=lambda file: None,
+                    make=self.make,
+                )
+                file = Path(scratch) / shard.name
+                made = {key: Stored(file, info) for key, info in read_header(file).tensors.items()}
+                yield from _differences(made, there, advance)
+
+
+def rebuild(blueprint: Blueprint, dtype: SavedDtype) -> Rebuild | str:
+    """How to make a blueprint's tensors again, saved in `dtype`; or why that goes live only, for a person.
+
+    Raises InputError and MergeError for what cannot be made at all.
+    """
+    choice = choose(blueprint, dtype, "auto", fetch=True)
+    if choice.engine == "live":
+        return choice.reason
+    if choice.work is None:
+        modules = _modules(blueprint, dtype)
+        return Rebuild(modules.work, modules.make, modules.write_config)
+    from pipeline.realise.stream import write_config
+
+    return Rebuild(choice.work, None, partial(write_config, choice.work))
 
 
 def check_origins(
@@ -41,16 +90,15 @@ def check_origins(
     with found.refusals():
         _check_companions(folder, blueprint, found)
         _check_claims(blueprint, found)
-        choice = choose(blueprint, dtype, "auto", fetch=True)
-        if choice.engine == "live":
+        again = rebuild(blueprint, dtype)
+        if isinstance(again, str):
             found.skipped.append(
                 f"the tensors against base and adapters, which only a whole rebuild can tell "
-                f"({choice.reason}): `mergeline replay` does that"
+                f"({again}): `mergeline replay` does that"
             )
             return
-        work, make, write = _direct(choice.work) if choice.work else _modules(blueprint, dtype)
-        check_config(folder, write, found)
-        _check_tensors(work, make, find_tensors(str(folder)), advance, found)
+        check_config(folder, again.write_config, found)
+        _check_tensors(again, find_tensors(str(folder)), advance, found)
 
 
 def _check_claims(blueprint: Blueprint, found: Findings) -> None:
@@ -63,9 +111,9 @@ def _check_claims(blueprint: Blueprint, found: Findings) -> None:
 
 
 def _check_tensors(
-    work: Work, make: Make | None, there: Mapping[str, Stored], advance: Advance, found: Findings
+    again: Rebuild, there: Mapping[str, Stored], advance: Advance, found: Findings
 ) -> None:
-    tensors = {tensor.key: tensor for tensor in work.tensors}
+    tensors = {tensor.key: tensor for tensor in again.work.tensors}
     for key in sorted(tensors.keys() - there.keys()):
         found.fault(key, f"is missing: {_source(tensors[key])} has it")
     for key in sorted(there.keys() - tensors.keys()):
@@ -75,7 +123,7 @@ def _check_tensors(
     made = [tensor for tensor in both if not tensor.copied]
     for difference in _against_base(copied, there, advance):
         found.fault(*_told(difference, there, "the base's, and no adapter claims it"))
-    for difference in _against_rebuilt(made, make, there, advance):
+    for difference in again.differences(made, there, advance):
         found.fault(*_told(difference, there, "what base and adapters make"))
     found.checked.append(
         f"{len(copied)} tensors against the base's own bytes, "
@@ -83,17 +131,7 @@ def _check_tensors(
     )
 
 
-Ways = tuple[Work, "Make | None", Callable[[Path], None]]
-"""What is made, what makes the tensors that come from no file, and what writes the config."""
-
-
-def _direct(work: Work) -> Ways:
-    from pipeline.realise.stream import write_config
-
-    return work, None, lambda folder: write_config(work, folder)
-
-
-def _modules(blueprint: Blueprint, dtype: SavedDtype) -> Ways:
+def _modules(blueprint: Blueprint, dtype: SavedDtype) -> Modules:
     """What transformers and PEFT make a few modules at a time."""
     from pipeline.realise.live import labels_of
     from pipeline.realise.stream.modules import plan_modules
@@ -101,8 +139,7 @@ def _modules(blueprint: Blueprint, dtype: SavedDtype) -> Ways:
 
     base = inspect_base(blueprint.base)
     wanted = base.dtype if dtype == "keep" else dtype
-    modules = plan_modules(blueprint, wanted, Reader(base), labels_of(blueprint))
-    return modules.work, modules.make, modules.write_config
+    return plan_modules(blueprint, wanted, Reader(base), labels_of(blueprint))
 
 
 def _against_base(
@@ -110,26 +147,6 @@ def _against_base(
 ) -> Iterator[Difference]:
     base = {tensor.key: tensor.base for tensor in tensors if tensor.base is not None}
     return _differences(base, there, advance)
-
-
-def _against_rebuilt(
-    tensors: list[Tensor], make: Make | None, there: Mapping[str, Stored], advance: Advance
-) -> Iterator[Difference]:
-    from pipeline.realise.stream.engine import write_shards
-
-    for shard in lay_out(tensors, AT_A_TIME) if tensors else []:
-        with tempfile.TemporaryDirectory(prefix="mergeline-") as scratch:
-            write_shards(
-                [shard],
-                Path(scratch),
-                safe=False,
-                advance=lambda count: None,
-                finished=lambda file: None,
-                make=make,
-            )
-            file = Path(scratch) / shard.name
-            made = {key: Stored(file, info) for key, info in read_header(file).tensors.items()}
-            yield from _differences(made, there, advance)
 
 
 def _differences(
