@@ -46,7 +46,7 @@ def _streamed(blueprint: Blueprint, dtype: SavedDtype, fetch: bool) -> Choice:
         why = why_not_modular(blueprint)
         if why is not None:
             return Choice("live", why)
-        return Choice("stream", f"with torch, and by PEFT what is more than plain LoRA: {error}")
+        return Choice("stream", f"with the help of transformers and PEFT, because {error}")
     return Choice("stream", f"tensor by tensor: {_counts(work)}", work)
 
 

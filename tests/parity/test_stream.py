@@ -407,7 +407,8 @@ DORA: dict[str, Case] = {
 def test_what_peft_makes_a_few_modules_at_a_time_is_the_same(name: str, tmp_path: Path) -> None:
     case = replace(DORA[name], adapters=(lora(use_dora=True), lora()), one_fold_each=True)
     blueprint = blueprint_of(case, *build(case, tmp_path))
-    assert "use_dora" in choose(blueprint, "keep", "auto").reason
+    why = "with the help of transformers and PEFT, because the adapter has use_dora: True"
+    assert choose(blueprint, "keep", "auto").reason == why
     ours = written(blueprint, tmp_path)
     live = written(blueprint, tmp_path, engine="live")
     assert_same_bits(tensors_of(ours), tensors_of(live))
