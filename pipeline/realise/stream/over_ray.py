@@ -22,7 +22,7 @@ from pipeline.accounting.layout import Shard
 from pipeline.blueprint import Blueprint, Dtype
 from pipeline.checkpoint.identity import Identity, identity
 from pipeline.checkpoint.journal import Finished
-from pipeline.cluster import connected, has_room
+from pipeline.cluster import AUTO, connected, has_room
 from pipeline.errors import InputError, MergelineError, OutputError, RunError
 from pipeline.manifest import machine, versions
 from pipeline.realise.stream.engine import write_shards
@@ -77,7 +77,7 @@ def write_over_ray(
         machine()["processor"],
     )
     with connected(
-        "auto", where="workers=ray", fix="start one with `ray start`, or set RAY_ADDRESS"
+        AUTO, where="workers=ray", fix="start one with `ray start`, or set RAY_ADDRESS"
     ):
         _write_all(output, order, _memory(output, by), advance)
     shutil.rmtree(attempts)
