@@ -22,13 +22,16 @@ from pipeline.sweep.orders import Order, Orders
 
 _PRELOADED = (
     "pipeline.sweep.child",
+    "pipeline.recipe.hydra_app",
     "pipeline.plan",
+    "pipeline.jobs",
     "pipeline.run",
+    "pipeline.realise.stream",
     "pipeline.report.page",
     "pipeline.report.terminal",
 )
 """Imported once, with the steps, in the process that those of the jobs are forked from: nothing that starts
-threads, which a fork would lose."""
+threads which a fork would lose. Those of numpy end before a fork, and begin again where they are needed."""
 _SECONDS_BETWEEN_LOOKS = 0.2
 _ONE_AT_A_TIME = threading.Lock()
 """Starting a process looks which others have ended; of two threads that look at once, one loses a code."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.sweep.ledger import JobLine, Ledger, SweepLine
 from pipeline.sweep.status import JobRow, read_status
 from tests.sweep.conftest import Call, Start
 
@@ -171,6 +172,44 @@ def test_what_is_done_is_done_again_when_anything_that_it_rests_on_has_changed(
         *(f"{folders[name]}-2" for name in "bcde"),
     }
     assert (tmp_path / "sweep" / folders["b"]).exists(), "a finished run is never removed"
+
+
+@pytest.mark.slow
+def test_a_grid_of_two_hundred_jobs(mergeline: Call, tmp_path: Path) -> None:
+    grid = ("misbehave.factor=range(1,51)", "misbehave.say=a,b,c,d", DIR)
+    ledger = Ledger(tmp_path / "sweep")
+
+    done = mergeline("sweep", "r.yaml", *grid, "--workers", "4")
+
+    assert done.returncode == 0, done.stderr
+    assert "200 jobs, all done" in done.stdout
+    folders = [row.folder for row in rows(tmp_path).values()]
+    assert len(set(folders)) == 200
+    for name, row in rows(tmp_path).items():
+        (line,) = (line for line in done.stdout.splitlines() if f" {row.folder} " in f"{line} ")
+        assert " done " in line
+        assert row.metrics["misbehave.loss"] == float(name.split()[0].partition("=")[2]) / 2
+    first, *jobs, last = ledger.read()
+    assert isinstance(first, SweepLine)
+    assert [job.folder for job in first.jobs] == folders
+    assert isinstance(last, SweepLine)
+    assert last.status == "done"
+    told: dict[str, list[str]] = {name: [] for name in folders}
+    for line in jobs:
+        assert isinstance(line, JobLine)
+        told[line.folder].append(line.status)
+    assert all(statuses == ["running", "done"] for statuses in told.values())
+
+    seen = ledger.bytes()
+    made = {file: file.stat() for file in tmp_path.glob("sweep/*/*")}
+    again = mergeline("sweep", "r.yaml", *grid)
+
+    assert again.returncode == 0, again.stderr
+    assert "200 jobs, 200 of them done already" in again.stderr
+    assert "200 jobs, all done" in again.stdout
+    assert {file: file.stat() for file in tmp_path.glob("sweep/*/*")} == made
+    since = [line.status for line in ledger.read_on(seen)[0] if isinstance(line, JobLine)]
+    assert since == ["done"] * 200, "told once more, and not one of them begun"
 
 
 def test_force_does_all_again(mergeline: Call, tmp_path: Path) -> None:
