@@ -80,7 +80,8 @@ def main(words: list[str], quiet: bool) -> int:
     means = means_of(args)
     if args.search:
         return _search(args, parser, quiet, means)
-    asked = Asked(request_of(args), args.jobs, args.zip, args.force)
+    launcher = means.launcher.name
+    asked = Asked(request_of(args), args.jobs, args.zip, args.force, launcher=launcher)
     if args.plan:
         return _plan(asked, means, as_json=args.json)
     return _run(asked, quiet, means)
@@ -124,7 +125,7 @@ def _search(
     goal = goal_of(args, parser)
     check_optuna()
     search = (*args.search, goal.metric, "maximize" if goal.maximize else "minimize")
-    asked = Asked(request_of(args), search=search)
+    asked = Asked(request_of(args), search=search, launcher=means.launcher.name)
     space = read_space(asked.request, args.search)
     ends = plan_ends(asked, space, goal)
     if args.plan:

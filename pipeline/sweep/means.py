@@ -64,12 +64,7 @@ def means_of(args: argparse.Namespace) -> Means:
     problems: list[Problem] = []
     options = _read(launcher.options, words, _LAUNCHER, problems)
     resources = _read(AskedResources, words, _RESOURCES, problems)
-    if launcher.name == "ray" and "workers=ray" in words:
-        what = "jobs that are tasks of Ray would hold the CPUs that their own tasks wait for"
-        problems.append(
-            Problem(what, "leave it out, or use another --launcher", "workers", COMMAND_LINE)
-        )
-    if options is None or resources is None or problems:
+    if options is None or resources is None:
         raise RecipeError(problems)
     return Means(launcher, options, resources, args.workers, args.fail_fast, not args.no_fuse)
 

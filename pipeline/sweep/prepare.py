@@ -39,6 +39,8 @@ class Asked:
     """Do again what is done."""
     search: tuple[str, ...] = ()
     """What a search varies, and what it is after."""
+    launcher: str = "local"
+    """The engine that its jobs are tasks of."""
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,10 @@ def plan_job(
     """Compose and plan one job; `known` are the attempts in the sweep's ledger. Raises RecipeError."""
     request = _into(job, asked.request, f"{folder}/{_name(job)}-${{mergeline.fingerprint:}}")
     recipe = load_request(request)
+    if recipe.workers == asked.launcher:
+        what = f"jobs that are tasks of {asked.launcher} would hold the CPUs that their own tasks wait for"
+        fix = "leave it out, or use another --launcher"
+        raise RecipeError([Problem(what, fix, "workers", recipe.place("workers"))])
     sources = _sources(recipe)
     before = known.get(recipe.fingerprint, {})
     finished = [name for name in before if _is_done(folder / name)]

@@ -41,11 +41,31 @@ def test_mistakes_are_told_before_anything_runs(
     assert not (tmp_path / "outputs").exists()
 
 
-def test_tasks_of_ray_that_wait_for_tasks_of_ray_are_refused(mergeline: Call) -> None:
+@pytest.mark.parametrize(
+    ("words", "whose"),
+    [
+        (["workers=ray"], ""),
+        (["workers=ray,null"], " (with workers=ray)"),
+        (["--jobs", "jobs.csv"], " (with misbehave.factor=2 workers=ray)"),
+        (
+            ["workers=ray", "--search", "misbehave.factor=1,2", "--maximize", "misbehave.loss"],
+            "",
+        ),
+    ],
+    ids=["all", "grid", "rows", "search"],
+)
+def test_tasks_of_ray_that_wait_for_tasks_of_ray_are_refused(
+    mergeline: Call, tmp_path: Path, words: list[str], whose: str
+) -> None:
     pytest.importorskip("ray", reason="ray is not installed: pip install '.[ray]'")
-    done = mergeline("sweep", "r.yaml", "--launcher", "ray", "workers=ray")
+    if "--search" in words:
+        pytest.importorskip("optuna", reason="optuna is not installed: pip install '.[search]'")
+    (tmp_path / "jobs.csv").write_text("misbehave.factor,workers\n1,\n2,ray\n")
+    done = mergeline("sweep", "r.yaml", "--launcher", "ray", *words)
     assert done.returncode == 2
-    assert "workers: jobs that are tasks of Ray would hold the CPUs" in done.stderr
+    said = "workers: jobs that are tasks of ray would hold the CPUs that their own tasks wait for"
+    assert f"{said}{whose}\n" in done.stderr
+    assert not (tmp_path / "outputs").exists()
 
 
 def test_a_library_that_is_missing_is_told_with_how_to_install_it(
