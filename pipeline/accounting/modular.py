@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 
 from pipeline.blueprint import Adapter, Blueprint
+from pipeline.checkpoint import transformers_types
 from pipeline.checkpoint.adapter import inspect_adapter
 
 BUDGET = 64 << 20
@@ -42,6 +43,11 @@ def why_not_modular(blueprint: Blueprint) -> str | None:
         return "the base stays quantized"
     if blueprint.base.trust_remote_code:
         return "the base runs code of its own"
+    if lacking := transformers_types.lacking_internals():
+        return (
+            f"transformers {transformers_types.version()} no longer has {lacking[0]}(), "
+            "with which parts of a model are made"
+        )
     return next(filter(None, map(_why_not_adapter, blueprint.all_adapters)), None)
 
 

@@ -12,6 +12,15 @@ import re
 from functools import cache
 from pathlib import Path
 
+INTERNALS = {
+    "_load_pretrained_model": "modeling_utils.py",
+    "_finalize_model_loading": "modeling_utils.py",
+    "remove_tied_weights_from_state_dict": "modeling_utils.py",
+    "apply_renamings": "core_model_loading.py",
+    "revert_weight_conversion": "core_model_loading.py",
+}
+"""Functions with which parts of a model are made; they are no part of transformers' interface, and may go."""
+
 
 def version() -> str:
     """Version of the installed transformers."""
@@ -48,6 +57,15 @@ def renames_tensors(kind: str) -> bool:
     named = set(re.findall(r'"(\w+)"', file.read_text("utf-8"))) if file.is_file() else set()
     classes = re.findall(r"^class (\w+)", _modeling(kind), re.MULTILINE)
     return kind in named or not named.isdisjoint(classes)
+
+
+def lacking_internals() -> list[str]:
+    """Those of `INTERNALS` that the installed transformers does not have."""
+    return [name for name, file in INTERNALS.items() if not _defines(_root() / file, name)]
+
+
+def _defines(file: Path, name: str) -> bool:
+    return file.is_file() and f"def {name}(" in file.read_text("utf-8")
 
 
 def _modeling(kind: str) -> str:

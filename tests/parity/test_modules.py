@@ -24,7 +24,7 @@ from transformers import BitsAndBytesConfig
 from pipeline.accounting import modular
 from pipeline.accounting.choice import choose
 from pipeline.blueprint import Adapter, Base, Blueprint, Engine, Fold, Quantization, State, Task
-from pipeline.checkpoint import peft_types
+from pipeline.checkpoint import peft_types, transformers_types
 from pipeline.errors import MergeError
 from pipeline.proof.module_tolerance import default_module_tolerance
 from pipeline.proof.modules import ModuleProof
@@ -405,6 +405,24 @@ def test_what_needs_all_layers_at_once_goes_live_and_says_why(
 def test_a_base_that_stays_quantized_goes_live(tmp_path: Path) -> None:
     case = Case((), load={"quantization": QUANTIZED["nf4"]})
     assert choose(build(case, tmp_path), "keep", "auto").reason == "the base stays quantized"
+
+
+@pytest.mark.parametrize("name", transformers_types.INTERNALS)
+def test_a_transformers_that_lost_what_parts_are_made_with_goes_live(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blueprint = build(Case((lora(use_dora=True),)), tmp_path)
+    assert choose(blueprint, "keep", "auto").engine == "stream"
+    own, other = Path(transformers.__file__).parent, tmp_path / "transformers"
+    other.mkdir()
+    for file in set(transformers_types.INTERNALS.values()):
+        (other / file).write_text((own / file).read_text().replace(f"def {name}(", "def other("))
+    monkeypatch.setattr(transformers_types, "_root", lambda: other)
+
+    choice = choose(blueprint, "keep", "auto")
+
+    assert choice.engine == "live"
+    assert f"no longer has {name}(), with which parts of a model are made" in choice.reason
 
 
 @pytest.mark.parametrize("name", CASES)
