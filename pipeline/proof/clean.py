@@ -7,12 +7,9 @@ import os
 import subprocess
 import sys
 import tempfile
-from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
 import pipeline
-from pipeline.blueprint import Dtype
 from pipeline.checkpoint.beside import target_of
 from pipeline.errors import VerificationError
 from pipeline.proof.logits import Answers, Request
@@ -20,40 +17,26 @@ from pipeline.proof.logits import Answers, Request
 log = logging.getLogger("mergeline")
 
 
-def ask(request: Request, scratch: Path) -> Answers:
+def ask(request: Request) -> Answers:
     """Load the folder in a new Python process and collect its predictions.
 
-    The process has no network, so the folder must serve alone. `scratch` is a folder for files that are
-    gone again when this returns. Raises VerificationError when the folder does not load or run.
+    The process has no network, so the folder must serve alone. The answers lie in the request's `output`, and
+    are gone with it. Raises VerificationError when the folder does not load or run.
     """
-    from safetensors import safe_open
-
-    with tempfile.TemporaryDirectory(dir=scratch, prefix=".verify-") as folder:
-        request = replace(request, output=str(Path(folder) / "logits.safetensors"))
-        (Path(folder) / "request.json").write_text(request.to_json(), encoding="utf-8")
-        command = [sys.executable, "-P", "-m", "pipeline.proof.logits", f"{folder}/request.json"]
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch) / "request.json"
+        file.write_text(request.to_json(), encoding="utf-8")
+        command = [sys.executable, "-P", "-m", "pipeline.proof.logits", str(file)]
         done = subprocess.run(command, env=_environment(), capture_output=True, text=True)
-        for line in done.stderr.splitlines():
-            log.debug("clean process: %s", line)
-        if done.returncode != 0:
-            raise VerificationError(
-                f"the saved model does not work in a clean process: {_reason(done)}",
-                where=target_of(Path(request.base.model)),
-                fix="the whole message is in the run's log",
-            )
-        with safe_open(request.output, framework="pt") as file:
-            held = set(file.keys())
-            count = sum(name.startswith("logits.") for name in held)
-            return Answers(
-                logits=[file.get_tensor(f"logits.{i}") for i in range(count)],
-                token_ids=[file.get_tensor(f"ids.{i}").tolist() for i in range(count)],
-                written=[
-                    file.get_tensor(f"written.{i}").tolist()
-                    for i in range(count)
-                    if f"written.{i}" in held
-                ],
-                dtype=cast(Dtype, file.metadata()["dtype"]),
-            )
+    for line in done.stderr.splitlines():
+        log.debug("clean process: %s", line)
+    if done.returncode != 0:
+        raise VerificationError(
+            f"the saved model does not work in a clean process: {_reason(done)}",
+            where=target_of(Path(request.base.model)),
+            fix="the whole message is in the run's log",
+        )
+    return Answers.read(Path(request.output))
 
 
 def _environment() -> dict[str, str]:

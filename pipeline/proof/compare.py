@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pipeline.manifest import Histogram
@@ -36,7 +37,7 @@ class Difference:
 
 
 def compare(
-    reference: Sequence[torch.Tensor], other: Sequence[torch.Tensor], *, near: float = 0.0
+    reference: Iterable[torch.Tensor], other: Iterable[torch.Tensor], *, near: float = 0.0
 ) -> Difference:
     """Compare predictions, one (positions, classes) float tensor for each prompt.
 
@@ -79,19 +80,20 @@ def compare(
     )
 
 
-def histogram(reference: Sequence[torch.Tensor], other: Sequence[torch.Tensor]) -> Histogram | None:
+def histogram(reference: Iterable[torch.Tensor], other: Iterable[torch.Tensor]) -> Histogram | None:
     """How the differences of single predictions spread, as far to the left as to the right of 0.
 
-    The tensors are those that `compare` takes. None where all are equal, or one is not a number.
+    The tensors are those that `compare` takes, and are gone through twice. None where all are equal, or one
+    is not a number.
     """
     import torch
 
-    pairs = list(zip(reference, other, strict=True))
-    furthest = [(b.double() - a.double()).abs().amax().item() for a, b in pairs]
+    pairs = partial(zip, reference, other, strict=True)
+    furthest = [(b.double() - a.double()).abs().amax().item() for a, b in pairs()]
     largest = max(furthest, default=0.0)
     if not largest or not all(map(math.isfinite, furthest)):
         return None
     counts = torch.zeros(_BINS, dtype=torch.float64)
-    for a, b in pairs:
+    for a, b in pairs():
         counts += torch.histc(b.double() - a.double(), bins=_BINS, min=-largest, max=largest)
     return Histogram(least=-largest, most=largest, counts=[int(count) for count in counts])

@@ -1,15 +1,15 @@
 """What a model answers to given inputs, as numbers; and a clean process that loads a saved model.
 
 Run as `python -m pipeline.proof.logits REQUEST.json`, this file loads a folder from disk with
-transformers alone (peft cannot be imported in that process, nor the network reached) and writes the
-logits to a safetensors file.
+transformers alone (peft cannot be imported in that process, nor the network reached) and writes its answers
+into a folder.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -17,10 +17,13 @@ from typing import TYPE_CHECKING, Any, cast
 from pipeline.blueprint import Base, Dtype, Placement, Task
 from pipeline.errors import InputError, MergelineError
 from pipeline.proof.device import input_device
+from pipeline.proof.kept_logits import KeptLogits, keep
 from pipeline.proof.write import own_generation_config
 
 if TYPE_CHECKING:
     import torch
+
+_ANSWERS = "answers.json"
 
 LONGEST = 256
 """Tokens of a prompt that are looked at."""
@@ -33,8 +36,8 @@ class Request:
     base: Base
     """The saved folder as a base, with the placement of the model that it is compared with."""
     device: str
-    output: str = ""
-    """The safetensors file to write."""
+    output: str
+    """The folder to write the answers into; it is made."""
     prompts: tuple[str, ...] = ()
     token_ids: tuple[tuple[int, ...], ...] = ()
     """In place of prompts, for a folder without a tokenizer."""
@@ -60,14 +63,25 @@ class Request:
 class Answers:
     """What a saved folder says."""
 
-    logits: list[torch.Tensor]
-    """For each prompt (positions, classes), float32."""
+    logits: KeptLogits
+    """For each prompt, in the dtype that the model computes in."""
     token_ids: list[list[int]]
     """As the folder's own tokenizer made them."""
     written: list[list[int]]
     """How the model continues each prompt; none where it does not write."""
     dtype: Dtype
     """What the saved model computes in."""
+
+    def write(self) -> None:
+        """Put what is no logits beside these."""
+        said = {"token_ids": self.token_ids, "written": self.written, "dtype": self.dtype}
+        (self.logits.folder / _ANSWERS).write_text(json.dumps(said), encoding="utf-8")
+
+    @staticmethod
+    def read(folder: Path) -> Answers:
+        """What `write` wrote."""
+        said = json.loads((folder / _ANSWERS).read_text(encoding="utf-8"))
+        return Answers(KeptLogits(folder, len(said["token_ids"])), **said)
 
 
 def tokenized(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
@@ -76,18 +90,17 @@ def tokenized(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
     return [[int(token) for token in ids][:LONGEST] for ids in found]
 
 
-def answers(model: Any, task: Task, token_ids: Sequence[Sequence[int]]) -> list[torch.Tensor]:
-    """What the model predicts for each list of token ids: float32 on the CPU, (positions, classes).
+def answers(model: Any, task: Task, token_ids: Sequence[Sequence[int]]) -> Iterator[torch.Tensor]:
+    """What the model predicts for each list of token ids: on the CPU, (positions, classes).
 
-    One forward pass for each, so that nothing depends on padding. A model with a vocabulary gives a
-    row for each token; a classifier one row; question answering two rows (where the answer starts,
-    where it ends); a bare encoder its last hidden states.
+    One forward pass for each, when it is asked for, so that nothing depends on padding. A model with a
+    vocabulary gives a row for each token; a classifier one row; question answering two rows (where the
+    answer starts, where it ends); a bare encoder its last hidden states.
     """
     import torch
 
     device = input_device(model)
     longest = _positions(model)
-    made = []
     for ids in token_ids:
         with torch.inference_mode():
             out = model(**_inputs(model, task, torch.tensor([list(ids)[:longest]], device=device)))
@@ -97,8 +110,7 @@ def answers(model: Any, task: Task, token_ids: Sequence[Sequence[int]]) -> list[
             rows = out.last_hidden_state[0]
         else:
             rows = out.logits[0] if out.logits.dim() == 3 else out.logits
-        made.append(rows.float().cpu().contiguous())
-    return made
+        yield rows.cpu().contiguous()
 
 
 def continuations(
@@ -172,7 +184,7 @@ def answer(request: Request) -> Answers:
         )
         ids = tokenized(tokenizer, request.prompts)
     return Answers(
-        logits=answers(loaded.model, base.task, ids),
+        logits=keep(answers(loaded.model, base.task, ids), Path(request.output)),
         token_ids=ids,
         written=continuations(loaded.model, base.task, ids, request.new_tokens),
         dtype=cast(Dtype, str(loaded.model.dtype).removeprefix("torch.")),
@@ -187,16 +199,12 @@ def main(request_file: str) -> int:
     request = Request.from_json(Path(request_file).read_text(encoding="utf-8"))
 
     import torch
-    from safetensors.torch import save_file
 
     torch.set_num_threads(request.threads)
     found = answer(request)
-    tensors = {f"logits.{i}": rows for i, rows in enumerate(found.logits)}
-    tensors |= {f"ids.{i}": torch.tensor(row) for i, row in enumerate(found.token_ids)}
-    tensors |= {f"written.{i}": torch.tensor(row) for i, row in enumerate(found.written)}
     if sys.modules["peft"] is not None or any(name.startswith("peft.") for name in sys.modules):
         raise RuntimeError("peft was imported on the way")
-    save_file(tensors, request.output, metadata={"dtype": found.dtype})
+    found.write()
     return 0
 
 

@@ -43,7 +43,7 @@ class Seen:
     """What a model made of the questions."""
 
     logits: list[torch.Tensor]
-    """For each text (positions, classes), float32."""
+    """For each text (positions, classes), in the dtype that the model computes in."""
     scores: list[Score] | None
     """For each example."""
 
@@ -67,7 +67,7 @@ def questions(live: LiveModel, run: RunContext, records: Sequence[Record] | None
 def ask(live: LiveModel, run: RunContext, asked: Questions) -> Seen:
     """Put the questions to a model."""
     task = live.blueprint.base.task
-    logits = answers(live.model, task, asked.token_ids)
+    logits = list(answers(live.model, task, asked.token_ids))
     if asked.examples is None:
         return Seen(logits, None)
     with run.bar("evaluating", len(asked.examples)) as bar:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from pipeline.blueprint import Dtype, Folder, Quantization
 from pipeline.errors import InputError
+from pipeline.proof.compare import compare
+from pipeline.proof.kept_logits import KeptLogits, keep
 from pipeline.proof.logits import Request, answers, continuations, tokenized
 from pipeline.proof.prompts import BUILT_IN
 
 if TYPE_CHECKING:
-    import torch
-
     from pipeline.run import RunContext
 
 
@@ -29,10 +31,10 @@ class Reference:
     texts: tuple[str, ...]
     """The prompts, or descriptions of random tokens where there is no tokenizer."""
     token_ids: list[list[int]]
-    logits: list[torch.Tensor]
-    """For each prompt (positions, classes), float32."""
-    without_adapters: list[torch.Tensor] | None
-    """The same with the adapters off; None when there are none."""
+    logits: KeptLogits
+    """For each prompt, in the dtype that the model computes in."""
+    effect: float
+    """What the adapters change in the logits, as a relative error; infinite when there are none."""
     written: list[list[int]]
     """How the model continues each prompt with its likeliest tokens; none where it does not write."""
     dtype: Dtype
@@ -42,10 +44,13 @@ class Reference:
     layers: int
 
 
-def listen(run: RunContext, folder: Folder, prompts: Sequence[str]) -> tuple[Reference, Request]:
+def listen(
+    run: RunContext, folder: Folder, prompts: Sequence[str], scratch: Path
+) -> tuple[Reference, Request]:
     """Ask the trained model of a folder's blueprint, and say what to ask the folder itself.
 
-    The model is out of memory again when this returns, because the other one is to be loaded next.
+    The answers of both lie in `scratch`. The model is out of memory again when this returns, because the
+    other one is to be loaded next.
     """
     import torch
 
@@ -57,6 +62,7 @@ def listen(run: RunContext, folder: Folder, prompts: Sequence[str]) -> tuple[Ref
             trained.base, model=str(folder.path), revision=None, dtype=None, quantization=None
         ),
         device=run.recipe.device,
+        output=str(scratch / "saved"),
         new_tokens=NEW_TOKENS,
         threads=torch.get_num_threads(),
     )
@@ -77,22 +83,22 @@ def listen(run: RunContext, folder: Folder, prompts: Sequence[str]) -> tuple[Ref
             fix="remove that prompt",
         )
     task = trained.base.task
-    logits = answers(live.model, task, ids)
+    logits = keep(answers(live.model, task, ids), scratch / "trained")
     written = continuations(live.model, task, ids, NEW_TOKENS)
-    without = None
+    effect = math.inf
     if trained.adapters:
         with warnings.catch_warnings():
             # Biases that were trained stay when adapters are disabled: `kept` is of the rest.
             warnings.filterwarnings("ignore", message="Careful, disabling adapter layers")
             with live.model.disable_adapter():
-                without = answers(live.model, task, ids)
+                effect = compare(logits, answers(live.model, task, ids)).error
     config = live.model.config
     dtype = cast(Dtype, str(config.dtype).removeprefix("torch."))
     layers = getattr(config.get_text_config(), "num_hidden_layers", None) or 1
     del live
     run.release()
     held = trained.base.quantization if trained.quantized else None
-    return Reference(texts, ids, logits, without, written, dtype, held, layers), request
+    return Reference(texts, ids, logits, effect, written, dtype, held, layers), request
 
 
 def random_tokens(model: Any) -> list[list[int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,14 +46,17 @@ def prove_whole(run: RunContext, folder: Folder, prompts: Sequence[str]) -> Whol
 
     Raises VerificationError when the saved folder does not run alone, or cannot be compared.
     """
-    trained, request = listen(run, folder, prompts)
-    with run.bar("loading the saved model alone", 1) as bar:
-        saved = ask(request, run.dir)
-        bar.advance()
-    _check_comparable(trained, saved, target_of(folder.path))
-    effect = math.inf
-    if trained.without_adapters is not None:
-        effect = compare(trained.logits, trained.without_adapters).error
+    with tempfile.TemporaryDirectory(dir=run.dir, prefix=".verify-") as scratch:
+        trained, request = listen(run, folder, prompts, Path(scratch))
+        with run.bar("loading the saved model alone", 1) as bar:
+            saved = ask(request)
+            bar.advance()
+        _check_comparable(trained, saved, target_of(folder.path))
+        return _compared(trained, saved)
+
+
+def _compared(trained: Reference, saved: Answers) -> WholeProof:
+    effect = trained.effect
     default = default_tolerance(
         (trained.dtype, saved.dtype), trained.quantization, trained.layers, effect
     )

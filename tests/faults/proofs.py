@@ -41,7 +41,7 @@ def whole_model(session: Session, folder: Folder) -> Said:
     return {"": "; ".join(said)} if said else {}
 
 
-def _ask(request: Request, scratch: Path) -> Answers:
+def _ask(request: Request) -> Answers:
     try:
         return answer(request)
     except Exception as error:  # what ends the other process

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 def test_a_request_survives_the_way_through_a_file() -> None:
     placement = Placement(device_map="auto", max_memory={"0": "1GiB"})
     base = Base("./m", task="seq2seq_lm", placement=placement)
-    request = Request(base, "cpu", prompts=("ä",), token_ids=((1, 2),), threads=3)
+    request = Request(base, "cpu", "out", prompts=("ä",), token_ids=((1, 2),), threads=3)
     assert Request.from_json(request.to_json()) == request
 
 
@@ -31,7 +31,8 @@ def test_the_clean_process_answers_like_plain_transformers(
 
     base, prompts = base_model("llama"), ("Load the base", "merge")
     threads = torch.get_num_threads()
-    found = ask(Request(Base(str(base)), "cpu", prompts=prompts, threads=threads), tmp_path)
+    out = tmp_path / "out"
+    found = ask(Request(Base(str(base)), "cpu", str(out), prompts=prompts, threads=threads))
     model, tokenizer = (
         AutoModelForCausalLM.from_pretrained(base),
         AutoTokenizer.from_pretrained(base),
@@ -40,9 +41,9 @@ def test_the_clean_process_answers_like_plain_transformers(
     for prompt, logits in zip(prompts, found.logits, strict=True):
         with torch.no_grad():
             expected = model(**tokenizer(prompt, return_tensors="pt")).logits[0]
-        assert torch.equal(logits, expected.float())
+        assert torch.equal(logits, expected)
     assert found.dtype == "bfloat16"
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [out]
 
 
 def test_peft_cannot_be_imported_once_the_clean_process_has_begun(
@@ -58,7 +59,7 @@ def test_peft_cannot_be_imported_once_the_clean_process_has_begun(
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True
     )
-    assert (tmp_path / "out").is_file()
+    assert (tmp_path / "out").is_dir()
     assert done.returncode == 1
     assert "ModuleNotFoundError: import of peft halted" in done.stderr
 
@@ -71,9 +72,10 @@ def test_a_process_that_has_imported_peft_is_not_clean(tmp_path: Path) -> None:
 
 
 def test_what_goes_wrong_in_the_clean_process_is_told(tmp_path: Path) -> None:
-    request = Request(Base(str(tmp_path / "nowhere")), "cpu", prompts=("a",))
+    out = str(tmp_path / "out")
+    request = Request(Base(str(tmp_path / "nowhere")), "cpu", out, prompts=("a",))
     with pytest.raises(VerificationError, match="nowhere") as caught:
-        ask(request, tmp_path)
+        ask(request)
     assert caught.value.where == str(tmp_path / "nowhere")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +38,8 @@ def judge(session: Session) -> Verdict:
     """What `verify` finds about the folder saved last, without a process of its own."""
     folder = session.state.last_folder()
     assert folder is not None
-    trained, request = listen(session.run, folder, PROMPTS)
+    scratch = Path(tempfile.mkdtemp(dir=session.run.dir))
+    trained, request = listen(session.run, folder, PROMPTS, scratch)
     saved = load_base_model(request.base, "cpu").model
     bounds = default_tolerance(
         (trained.dtype, str(saved.dtype).removeprefix("torch.")),  # type: ignore[arg-type]
@@ -46,8 +49,8 @@ def judge(session: Session) -> Verdict:
     logits = answers(saved, request.base.task, trained.token_ids)
     found = compare(trained.logits, logits, near=bounds.max_error or 0)
     kept = None
-    if trained.without_adapters is not None:
-        kept = 1 - found.error / compare(trained.logits, trained.without_adapters).error
+    if trained.effect < math.inf:
+        kept = 1 - found.error / trained.effect
     return Verdict(found, kept, bounds.broken_by(found, kept))
 
 

@@ -33,9 +33,9 @@ def test_the_tolerance_catches_an_adapter_on_a_base_that_had_run(
         )
         model = AutoModelForCausalLM.from_pretrained(base, quantization_config=config).eval()
         if after_a_pass:
-            answers(model, "causal_lm", ids)
+            list(answers(model, "causal_lm", ids))
         model = PeftModel.from_pretrained(model, adapter).eval()
-        return answers(model, "causal_lm", ids)
+        return list(answers(model, "causal_lm", ids))
 
     found = compare(with_adapter(after_a_pass=False), with_adapter(after_a_pass=True))
     bounds = default_tolerance(["bfloat16"], Quantization("nf4"), layers=2)

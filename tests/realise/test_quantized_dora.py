@@ -28,10 +28,10 @@ def test_dora_on_a_quantized_base_is_right_at_every_pass(
     adapter = Adapter(str(build_adapter(tmp_path / "dora", base, config)))
     trained = Blueprint(Base(str(base), quantization=Quantization(kind)), adapters=(adapter,))
     plain = realise(replace(trained, dequantize=True), device="cpu").model
-    expected = answers(plain, "causal_lm", TEXTS)
+    expected = list(answers(plain, "causal_lm", TEXTS))
 
     live = realise(trained, device="cpu").model
-    first, later = (answers(live, "causal_lm", TEXTS) for _ in range(2))
+    first, later = (list(answers(live, "causal_lm", TEXTS)) for _ in range(2))
 
     assert compare(expected, first).error < 0.03
     assert compare(first, later).error == 0
