@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline import memory
+
 if TYPE_CHECKING:
     from pipeline.recipe.hydra_app import Request
 
@@ -56,8 +58,9 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
 
 def request_of(args: argparse.Namespace) -> Request:
     """What those arguments ask for. Raises RecipeError when there is no such recipe."""
-    from pipeline.recipe.find import find_recipe
-    from pipeline.recipe.hydra_app import Request
+    with memory.collecting_nothing():
+        from pipeline.recipe.find import find_recipe
+        from pipeline.recipe.hydra_app import Request
 
     words = [args.recipe, *args.overrides]
     recipe = next(

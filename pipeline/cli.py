@@ -184,10 +184,14 @@ def _run(words: list[str], quiet: bool, debug: bool) -> int:
 
         return run_grid(request, quiet)
     from pipeline import jobs
-    from pipeline.report.terminal import print_end
 
     record = jobs.run_one(request, quiet=quiet)
-    print_end(record, quiet)
+    if quiet:
+        print(record.run_dir)  # for scripts
+    else:
+        from pipeline.report.run_table import print_end
+
+        print_end(record)
     return {"done": DONE, "interrupted": INTERRUPTED}.get(record.status, FAILED)
 
 
@@ -211,7 +215,7 @@ def _plan(words: list[str], quiet: bool, debug: bool) -> int:
     if args.json:
         print(json.dumps(plan.to_dict(), indent=2, ensure_ascii=False))
     elif not quiet:
-        from pipeline.report.terminal import print_plan
+        from pipeline.report.plan_table import print_plan
 
         print_plan(plan)
     return FAILED if plan.refused else DONE
@@ -222,7 +226,7 @@ def _show(words: list[str], quiet: bool, debug: bool) -> int:
     parser.add_argument("run_dir", metavar="RUN_DIR", type=Path)
     args = parser.parse_args(words)
     from pipeline.manifest import read_manifest
-    from pipeline.report.terminal import print_run
+    from pipeline.report.run_table import print_run
 
     print_run(read_manifest(args.run_dir))
     return DONE

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline import memory
 from pipeline.errors import COMMAND_LINE, Problem, RecipeError
 from pipeline.recipe.model import Recipe
 
@@ -19,13 +20,14 @@ if TYPE_CHECKING:
 
 def run_one(request: Request, *, quiet: bool = False) -> Manifest:
     """Run a recipe once. Raises RecipeError before anything is run when something is wrong."""
-    from pipeline.plan import make_plan
-    from pipeline.recipe import hydra_app
-    from pipeline.report.terminal import make_console
-    from pipeline.run import run
+    with memory.collecting_nothing():
+        from pipeline.plan import make_plan
+        from pipeline.recipe import hydra_app
+        from pipeline.report.terminal import make_console
+        from pipeline.run import run
 
-    recipe, asked = request.load()
-    plan = make_plan(recipe)
+        recipe, asked = request.load()
+        plan = make_plan(recipe)
     if _says(request, "hydra.run.dir"):
         with _writing(recipe.run_dir):
             recipe.run_dir.mkdir(parents=True, exist_ok=True)
@@ -46,10 +48,11 @@ def run_one(request: Request, *, quiet: bool = False) -> Manifest:
 
 def _write_page(run_dir: Path, console: Console) -> None:
     """The page of a run, whichever way it ended. One that cannot be written loses no run."""
-    from pipeline.report.page import write_page
-
     try:
-        write_page(run_dir)
+        with memory.collecting_nothing():
+            from pipeline.report.page import write_page
+
+            write_page(run_dir)
     except Exception as error:
         console.warn(f"the run's page could not be written: {error}")
 

@@ -52,7 +52,7 @@ StepStatus = Literal["waiting", "running", "done", "failed", "interrupted", "ski
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid")
 
 
 class FileRecord(_Record):
@@ -190,7 +190,9 @@ def for_json(figures: Mapping[str, Figure]) -> dict[str, Figure]:
 
 def schema() -> dict[str, Any]:
     """JSON Schema of `manifest.json`."""
-    return Manifest.model_json_schema()
+    from pipeline.documented import Documented
+
+    return Manifest.model_json_schema(schema_generator=Documented)
 
 
 @cache

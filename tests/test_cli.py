@@ -263,9 +263,10 @@ def test_a_run_from_the_shipped_recipe_to_its_table(
     ]
     assert not (tmp_path / "outputs").exists()
 
-    done = mergeline("run", "merge_lora", *model, "~verify", "save.dtype=float32")
+    done = mergeline("run", "merge_lora", *model, "~verify", "save.dtype=float32", "--quiet")
     assert done.returncode == 0, done.stderr
     (folder,) = (tmp_path / "outputs/merge_lora").iterdir()
+    assert done.stdout == f"{folder}\n"
     record = read_manifest(folder)
     assert (record.status, record.overrides) == ("done", [*model, "~verify", "save.dtype=float32"])
     assert folder.name.endswith(record.fingerprint[:8])

@@ -29,8 +29,8 @@ from pipeline.recipe.grid import jobs_of
 from pipeline.recipe.hydra_app import Request
 from pipeline.recipe.model import Recipe
 from pipeline.recipe.schema import recipe_schema
+from pipeline.report.plan_table import print_plan
 from pipeline.report.steps_page import steps_page
-from pipeline.report.terminal import print_plan
 from pipeline.sweep.ledger import Ledger, Listed, SweepLine
 from tests.fixtures.folders import make_adapter, make_base
 

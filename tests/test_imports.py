@@ -13,6 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from peft import LoraConfig
+
+from tests.conftest import BuildBase
+from tests.fixtures.models import build_adapter
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "pipeline"
@@ -109,6 +113,20 @@ def test_heavy_libraries_are_imported_inside_functions(file: Path) -> None:
     assert not [name for name in at_once if name.startswith("safetensors.torch")]
 
 
+def python(code: str, *arguments: str) -> str:
+    """What a program prints that runs in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
 def test_importing_all_but_the_realisers_loads_no_heavy_library() -> None:
     modules = [
         ".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
@@ -121,13 +139,33 @@ def test_importing_all_but_the_realisers_loads_no_heavy_library() -> None:
         f"print(*sorted(set({sorted(HEAVY)}) & set(sys.modules)))"
     )
 
-    done = subprocess.run(
-        [sys.executable, "-c", code, *modules],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=60,
+    assert python(code, *modules) == ""
+
+
+def test_a_plain_merge_loads_nothing_that_it_does_not_need(
+    tmp_path: Path, base_model: BuildBase
+) -> None:
+    base = base_model("llama")
+    adapter = build_adapter(tmp_path / "adapter", base, LoraConfig(target_modules=["q_proj"]))
+    told = [f"params.base={base}", f"params.adapter={adapter}", f"hydra.run.dir={tmp_path / 'run'}"]
+    code = (
+        "import sys\n"
+        "from pipeline import cli\n"
+        "cli.main(['run', 'merge_lora', '~verify', '--quiet', *sys.argv[1:]])\n"
+        f"unwanted = {sorted(HEAVY)} + ['rich', 'pipeline.report.page.sweep']\n"
+        "print(*(name for name in unwanted if name in sys.modules))"
     )
 
-    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
+    assert python(code, *told) == str(tmp_path / "run")
+    assert (tmp_path / "run/merged/model.safetensors").is_file()
+
+
+def test_steps_and_records_are_made_without_reading_their_source() -> None:
+    code = (
+        "import ast\n"
+        "ast.parse = None\n"
+        "from pipeline import manifest, steps\n"
+        "print(len(steps.all_steps()) > 5)"
+    )
+
+    assert python(code) == "True"

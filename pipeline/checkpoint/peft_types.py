@@ -122,7 +122,7 @@ def _assigned_types(node: ast.ClassDef) -> set[str]:
     return {
         ast.unparse(inner.value)
         for inner in ast.walk(node)
-        if isinstance(inner, ast.Assign) and ast.unparse(inner.targets[0]) == "self.peft_type"
+        if isinstance(inner, ast.Assign) and getattr(inner.targets[0], "attr", "") == "peft_type"
     }
 
 

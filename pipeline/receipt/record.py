@@ -29,7 +29,7 @@ def _inside(name: str) -> str:
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid")
 
 
 class HashedFile(_Record):
@@ -144,4 +144,6 @@ def add_proof(folder: Path, proof: Proof) -> bool:
 
 def schema() -> dict[str, Any]:
     """JSON Schema of `mergeline.json`."""
-    return Receipt.model_json_schema(mode="serialization")
+    from pipeline.documented import Documented
+
+    return Receipt.model_json_schema(mode="serialization", schema_generator=Documented)

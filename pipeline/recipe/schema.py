@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from pipeline.documented import Documented
 from pipeline.recipe.compile import FOR_EACH, NO_PRESET, TOP_KEYS
 from pipeline.recipe.head import Head
 from pipeline.recipe.presets import shipped_presets
@@ -88,7 +89,7 @@ def _step(step: Step[Any]) -> dict[str, Any]:
 
 def _properties(settings: Any) -> dict[str, Any]:
     """The schema of each option, with nothing left to look up elsewhere."""
-    whole = TypeAdapter(settings).json_schema()
+    whole = TypeAdapter(settings).json_schema(schema_generator=Documented)
     shared = whole.get("$defs", {})
     return {name: _inlined(whole["properties"][name], shared) for name in options_of(settings)}
 

@@ -60,7 +60,9 @@ def option_rows(step: Step[Any]) -> list[tuple[str, str, str, str]]:
     """Name, type, default and documentation of each option of a step."""
     from pydantic import TypeAdapter
 
-    schema = TypeAdapter(step.settings).json_schema()
+    from pipeline.documented import Documented
+
+    schema = TypeAdapter(step.settings).json_schema(schema_generator=Documented)
     rows = []
     for name, value in defaults_of(step).items():
         shape = schema["properties"][name]

@@ -44,14 +44,8 @@ def print_run(record: Manifest) -> None:
     _files(console, "out", record.outputs)
 
 
-def print_end(record: Manifest, quiet: bool = False) -> None:
-    """The end of a run that was watched: the verdict, what came out, and the page that tells more.
-
-    When quiet, the folder alone, for scripts.
-    """
-    if quiet:
-        print(record.run_dir)
-        return
+def print_end(record: Manifest) -> None:
+    """The end of a run that was watched: the verdict, what came out, and the page that tells more."""
     console = standard_output()
     console.print()
     console.print(_verdict(record))

@@ -1,4 +1,4 @@
-"""The terminal's side of Mergeline: how a run is shown while it goes on and when it is over."""
+"""How a run is shown on the terminal while it goes on."""
 
 from __future__ import annotations
 
@@ -7,13 +7,9 @@ import sys
 from typing import TYPE_CHECKING
 
 from pipeline.report.plain import PlainConsole, QuietConsole
-from pipeline.report.plan_table import print_plan
-from pipeline.report.run_table import print_end, print_run
 
 if TYPE_CHECKING:
     from pipeline.run import Console
-
-__all__ = ["make_console", "print_end", "print_plan", "print_run"]
 
 
 def make_console(quiet: bool = False) -> Console:

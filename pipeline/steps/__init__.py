@@ -69,10 +69,7 @@ def step_settings(cls: type[S]) -> type[S]:
     underscore after its attribute's name: `from_` is `from`.
     """
     config = ConfigDict(
-        extra="forbid",
-        strict=True,
-        use_attribute_docstrings=True,
-        alias_generator=lambda name: name.removesuffix("_"),
+        extra="forbid", strict=True, alias_generator=lambda name: name.removesuffix("_")
     )
     made: Any = pydantic_dataclass(frozen=True, kw_only=True, config=config)(cls)
     return cast("type[S]", made)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline.manifest import ErrorRecord, FileRecord, Manifest, StepRecord
-from pipeline.report.terminal import print_end, print_run
+from pipeline.report.run_table import print_end, print_run
 
 
 def manifest(run_dir: Path, **changes: Any) -> Manifest:
@@ -135,11 +135,3 @@ def test_the_end_of_a_run_leads_to_its_page(
     print_end(manifest(tmp_path))
 
     assert f"  {page}" in capsys.readouterr().out.splitlines()
-
-
-def test_the_end_of_a_quiet_run_is_the_folder_alone(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    print_end(manifest(tmp_path), quiet=True)
-
-    assert capsys.readouterr().out == f"{tmp_path}\n"

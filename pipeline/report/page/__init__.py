@@ -22,8 +22,6 @@ from pipeline.checkpoint.publish import write_atomic
 from pipeline.errors import InputError
 from pipeline.manifest import Manifest, read_manifest
 from pipeline.report.page.run import run_page
-from pipeline.report.page.side_by_side import side_by_side
-from pipeline.report.page.sweep import sweep_page
 from pipeline.report.units import duration, printable, size
 
 if TYPE_CHECKING:
@@ -47,6 +45,8 @@ def write_sweep_page(status: SweepStatus, file: Path | None = None) -> Path:
 
     Returns the file. Raises OSError when it cannot be written.
     """
+    from pipeline.report.page.sweep import sweep_page
+
     folder = Path(status.folder)
     file = file or folder / FILE_NAME
     records, addresses = {}, {}
@@ -66,6 +66,8 @@ def write_side_by_side(run_dirs: Sequence[Path], file: Path) -> Path:
 
     Returns the file. Raises InputError when one is no run, and OSError when it cannot be written.
     """
+    from pipeline.report.page.side_by_side import side_by_side
+
     runs = [(read_manifest(folder), _address(folder, file)) for folder in run_dirs]
     write_atomic(file, _rendered("side_by_side.html", side_by_side(runs)))
     return file
