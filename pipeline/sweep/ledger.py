@@ -29,7 +29,7 @@ Ending = Literal["done", "failed", "interrupted"]
 
 
 class _Line(BaseModel):
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid")
 
     time: datetime = Field(default_factory=lambda: datetime.now(UTC))
 
@@ -64,6 +64,18 @@ class AddedLine(_Line):
     jobs: list[Listed]
 
 
+class PassLine(_Line):
+    """A pass over a base, which writes the weights of several jobs before they begin, began or ended."""
+
+    event: Literal["pass"] = "pass"
+    status: Literal["running"] | Ending
+    base: str
+    folders: list[Name]
+    """Of the jobs."""
+    why: str = ""
+    """Why it came to no end."""
+
+
 class JobLine(_Line):
     """A job began or ended."""
 
@@ -78,7 +90,7 @@ class JobLine(_Line):
     metrics: dict[str, Figure] = {}
 
 
-Line = SweepLine | AddedLine | JobLine
+Line = SweepLine | AddedLine | PassLine | JobLine
 _LINE: TypeAdapter[Line] = TypeAdapter(Annotated[Line, Field(discriminator="event")])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -15,7 +16,16 @@ from pipeline.errors import InputError
 from pipeline.manifest import FILE_NAME as MANIFEST
 from pipeline.manifest import Figure, read_manifest
 from pipeline.sweep.child import OUTPUT
-from pipeline.sweep.ledger import FILE_NAME, AddedLine, JobLine, Ledger, Line, Listed, SweepLine
+from pipeline.sweep.ledger import (
+    FILE_NAME,
+    AddedLine,
+    JobLine,
+    Ledger,
+    Line,
+    Listed,
+    PassLine,
+    SweepLine,
+)
 
 JobStatus = Literal["waiting", "running", "done", "failed", "interrupted"]
 
@@ -86,12 +96,16 @@ def _row(folder: Path, listed: Listed, lines: Sequence[Line], alive: bool) -> Jo
     row = JobRow(overrides=listed.overrides, status="waiting", folder=listed.folder)
     said = [line for line in lines if isinstance(line, JobLine) and line.job == listed.job]
     if not said:
+        written = [one for one in lines if isinstance(one, PassLine) and row.folder in one.folders]
+        if alive and written and written[-1].status == "running":
+            row.status, row.seconds = "running", _seconds_since(written[-1])
+            row.progress = f"one pass over {written[-1].base}{_amount(folder, written[-1].time)}"
         return row
     last = said[-1]
     row.status, row.folder, row.seconds = last.status, last.folder, last.seconds
     row.metrics, row.why = last.metrics, last.why
     if last.status == "running":
-        row.seconds = round((datetime.now(UTC) - last.time).total_seconds(), 3)
+        row.seconds = _seconds_since(last)
         row.progress = _progress(folder / last.folder)
         if not alive:
             row.status, row.why, row.seconds = "interrupted", "the sweep was cut short", None
@@ -109,14 +123,24 @@ def _progress(folder: Path) -> str:
     at = next((n for n, step in enumerate(steps) if step.status == "running"), None)
     if at is None:
         return "finishing"
-    words = _last_line(folder / OUTPUT)
-    amount = f": {words}" if re.search(r": \d+ %|: [\d.]+ [kMGT]?B", words) else ""
-    return f"{at + 1}/{len(steps)} {steps[at].id}{amount}"
+    return f"{at + 1}/{len(steps)} {steps[at].id}{_amount(folder)}"
 
 
-def _last_line(file: Path) -> str:
+def _amount(folder: Path, since: datetime | None = None) -> str:
+    """`: merging: 45 % (1.2 GB of 2.7 GB)`, if that is what was told there last, and not before `since`."""
+    words = _last_line(folder / OUTPUT, since.timestamp() if since else 0)
+    return f": {words}" if re.search(r": \d+ %|: [\d.]+ [kMGT]?B", words) else ""
+
+
+def _seconds_since(line: Line) -> float:
+    return round((datetime.now(UTC) - line.time).total_seconds(), 3)
+
+
+def _last_line(file: Path, since: float) -> str:
     try:
         with file.open("rb") as stream:
+            if os.fstat(stream.fileno()).st_mtime < since:
+                return ""
             stream.seek(max(0, file.stat().st_size - _LAST_WORDS))
             lines = stream.read().decode("utf-8", errors="replace").splitlines()
     except OSError:

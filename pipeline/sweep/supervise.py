@@ -17,7 +17,7 @@ from pipeline.checkpoint.lock import only_writer
 from pipeline.errors import MergelineError
 from pipeline.sweep.fuse import Pass, passes_of, write_pass
 from pipeline.sweep.launchers import LAUNCHERS, Handle, Launcher, Options, Start
-from pipeline.sweep.ledger import FILE_NAME, Ending, JobLine, Ledger, Listed, SweepLine
+from pipeline.sweep.ledger import FILE_NAME, Ending, JobLine, Ledger, Listed, PassLine, SweepLine
 from pipeline.sweep.orders import Order, Orders
 from pipeline.sweep.prepare import Asked, PlannedJob, SweepPlan, prepare
 from pipeline.sweep.resources import Asked as AskedResources
@@ -107,7 +107,13 @@ class Run:
             if not self.goes_on():
                 return
             say(f"the weights of {len(one.saves)} jobs are written in one pass over {one.base}")
+            line = PassLine(status="running", base=one.base, folders=list(one.saves))
+            self._ledger.append(line)
             why = write_pass(one, jobs, self._folder, self._orders)
+            ending: Ending = (
+                "done" if why is None else "failed" if self.goes_on() else "interrupted"
+            )
+            self._ledger.append(PassLine(**dict(line) | {"status": ending, "why": why or ""}))
             if why and self.goes_on():
                 say(f"the pass ended early, and each job goes on by itself: {why}")
 

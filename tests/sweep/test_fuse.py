@@ -114,10 +114,14 @@ def test_a_pass_that_was_killed_goes_on_with_what_it_had_finished(
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and len(finished(here)) < 4:
             time.sleep(0.01)
+        during = list(rows(here / "fused").values())
         sweep.kill()
         sweep.communicate(timeout=60)
     while time.monotonic() < deadline and list((here / "fused").glob("*/.model.lock")):
         time.sleep(0.01)
+    assert {row.status for row in during} == {"running"}
+    assert all(row.progress.startswith("one pass over ./base") for row in during)
+    assert {row.status for row in rows(here / "fused").values()} == {"waiting"}
     left = finished(here)
     assert 4 <= len(left) < 2 * FILES
     before = {file: file.stat().st_ino for file in left}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from pipeline.checkpoint.lock import has_writer, only_writer
 from pipeline.manifest import Manifest, StepRecord
 from pipeline.sweep.child import OUTPUT
-from pipeline.sweep.ledger import FILE_NAME, JobLine, Ledger, Listed, SweepLine
+from pipeline.sweep.ledger import FILE_NAME, JobLine, Ledger, Listed, PassLine, SweepLine
 from pipeline.sweep.status import read_status
 
 
@@ -55,3 +56,37 @@ def test_a_running_job_tells_its_step_and_how_much_of_it(
         status = read_status(tmp_path)
     assert status.status == "running"
     assert status.jobs[0].progress == told
+
+
+def test_jobs_run_while_their_weights_are_written_in_one_pass(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    jobs = [Listed(job=name, overrides=[], folder=name) for name in "abc"]
+    ledger.append(SweepLine(status="running", recipe="r", jobs=jobs))
+    begins = PassLine(status="running", base="./base", folders=["a", "b"])
+    ledger.append(begins)
+    said = tmp_path / OUTPUT
+    said.write_text("      merging into 2 models: 45 % (1.2 GB of 2.7 GB)\n")
+
+    def told() -> list[tuple[str, str]]:
+        return [(job.status, job.progress) for job in read_status(tmp_path).jobs]
+
+    with only_writer(tmp_path / FILE_NAME):
+        os.utime(said, (0, begins.time.timestamp() - 60))
+        early = told()
+        os.utime(said, (0, begins.time.timestamp() + 60))
+        late = told()
+        seconds = [job.seconds for job in read_status(tmp_path).jobs]
+    killed = told()
+    with only_writer(tmp_path / FILE_NAME):
+        ledger.append(PassLine(status="done", base="./base", folders=["a", "b"]))
+        after = told()
+        ledger.append(JobLine(job="a", folder="a", status="done"))
+        later = told()
+
+    running = ("running", "one pass over ./base")
+    assert early == [running, running, ("waiting", "")], "an earlier pass told how far it was"
+    amount = ": merging into 2 models: 45 % (1.2 GB of 2.7 GB)"
+    assert late[0] == late[1] == ("running", f"one pass over ./base{amount}")
+    assert [second is not None for second in seconds] == [True, True, False]
+    assert killed == after == [("waiting", "")] * 3, "none of them has begun"
+    assert later == [("done", ""), ("waiting", ""), ("waiting", "")]
