@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 Number = float | int
+
+_NAMED = 3
+"""Examples that a warning names; the rest is counted."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,8 @@ class Figures:
     """Recorded, but not compared: standard errors, and parts of what `values` sum up."""
     answers: tuple[Mapping[str, Any], ...] = ()
     """What the model said to each question, for a person to look into."""
+    lost: tuple[str, ...] = ()
+    """Examples for which the model gave NaN in place of predictions, each by its place."""
 
 
 def joined(parts: Sequence[Figures]) -> Figures:
@@ -30,6 +36,7 @@ def joined(parts: Sequence[Figures]) -> Figures:
         {name: value for part in parts for name, value in part.measured_on.items()},
         {name: value for part in parts for name, value in part.details.items()},
         tuple(answer for part in parts for answer in part.answers),
+        tuple(place for part in parts for place in part.lost),
     )
 
 
@@ -46,6 +53,19 @@ def recorded(this: Figures, base: Figures | None) -> dict[str, Number]:
 def changes(this: Figures, base: Figures) -> dict[str, float]:
     """This model's figures less the base's."""
     return {name: value - base.values[name] for name, value in this.values.items()}
+
+
+def doubts(model: str, figures: Figures) -> list[str]:
+    """What keeps the figures of a model from telling how good it is, in words; empty when nothing does."""
+    said = []
+    if figures.lost:
+        more = len(figures.lost) - _NAMED
+        some = ", ".join(figures.lost[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+        said.append(f"{model} gives NaN in place of predictions for {some}")
+    odd = [name for name, value in figures.values.items() if not math.isfinite(value)]
+    if odd:
+        said.append(f"of {model}, {', '.join(odd)} cannot be told: not a finite number came out")
+    return said
 
 
 def table(this: Figures, base: Figures | None) -> str:

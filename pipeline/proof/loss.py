@@ -26,6 +26,11 @@ class Score:
     right: int
     """How many of them the model found likeliest."""
 
+    @property
+    def lost(self) -> bool:
+        """Whether the model gave NaN in place of predictions."""
+        return math.isnan(self.likelihood)
+
 
 @dataclass(frozen=True)
 class Loss:
@@ -49,19 +54,6 @@ class Loss:
     @property
     def accuracy(self) -> float:
         return self.right / self.counted
-
-
-def measure(
-    model: Any,
-    task: Task,
-    examples: Sequence[Example],
-    *,
-    batch_size: int,
-    pad_id: int,
-    done: Callable[[float], object] = lambda examples: None,
-) -> Loss:
-    """Loss over all examples, each token weighing the same; `done` is told of each batch."""
-    return total(score(model, task, examples, batch_size=batch_size, pad_id=pad_id, done=done))
 
 
 def total(scores: Sequence[Score]) -> Loss:

@@ -11,7 +11,7 @@ from pipeline.data import kind_of
 from pipeline.encode import Example, encode, pad_token
 from pipeline.errors import InputError
 from pipeline.proof.figures import Figures
-from pipeline.proof.loss import measure
+from pipeline.proof.loss import score, total
 from pipeline.proof.tasks import answer, choose
 from pipeline.proof.write import Writer
 from pipeline.record import Kind, Record
@@ -149,7 +149,7 @@ def _know(records: Sequence[Record], live: LiveModel, run: RunContext, way: Way)
     task = live.blueprint.base.task
     known = read_for(live, records, run, way)
     with run.bar("evaluating", len(known.examples)) as bar:
-        loss = measure(
+        scores = score(
             live.model,
             task,
             known.examples,
@@ -157,9 +157,14 @@ def _know(records: Sequence[Record], live: LiveModel, run: RunContext, way: Way)
             pad_id=pad_token(live.tokenizer),
             done=bar.advance,
         )
+    loss = total(scores)
+    counted = enumerate(scores, start=1)
+    lost = tuple(f"example {n} of {len(scores)}" for n, one in counted if one.lost)
     if task == "sequence_classification":
-        return Figures({"loss": loss.mean, "accuracy": loss.accuracy}, {"examples": loss.counted})
+        values = {"loss": loss.mean, "accuracy": loss.accuracy}
+        return Figures(values, {"examples": loss.counted}, lost=lost)
     values = {"loss": loss.mean, "perplexity": loss.perplexity}
-    if task == "seq2seq_lm":
-        return Figures(values, {"tokens": loss.counted})
-    return Figures(values, {"tokens": loss.counted, "window": known.window, "stride": known.stride})
+    measured_on = {"tokens": loss.counted}
+    if task != "seq2seq_lm":
+        measured_on |= {"window": known.window, "stride": known.stride}
+    return Figures(values, measured_on, lost=lost)

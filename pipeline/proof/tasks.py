@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from collections.abc import Callable, Sequence
 from itertools import islice
@@ -50,11 +51,15 @@ def choose(
     )
     right = right_by_character = 0
     answers: list[dict[str, Any]] = []
+    lost: list[str] = []
     for record in records:
         choices = [choice.strip() for choice in record.fields["choices"]]
         answer = record.fields["answer"]
         wanted = answer if isinstance(answer, int) else choices.index(answer.strip())
-        likelihoods = [found.likelihood for found in islice(scores, len(choices))]
+        of_choices = list(islice(scores, len(choices)))
+        likelihoods = [found.likelihood for found in of_choices]
+        if any(found.lost for found in of_choices):
+            lost.append(f"line {record.place.line}")
         chosen = _greatest(likelihoods)
         right += chosen == wanted
         right_by_character += wanted == _greatest(
@@ -67,11 +72,11 @@ def choose(
                 "answer": choices[wanted],
                 "chosen": choices[chosen],
                 "right": chosen == wanted,
-                "log_likelihoods": likelihoods,
+                "log_likelihoods": [n if math.isfinite(n) else str(n) for n in likelihoods],
             }
         )
     values = {"acc": right / len(records), "acc_norm": right_by_character / len(records)}
-    return Figures(values, {"questions": len(records)}, answers=tuple(answers))
+    return Figures(values, {"questions": len(records)}, answers=tuple(answers), lost=tuple(lost))
 
 
 def answer(
@@ -89,8 +94,11 @@ def answer(
     """
     prompts = _prompts(records, writer, window - max_new_tokens, chat)
     answers: list[dict[str, Any]] = []
+    lost: list[str] = []
     for record, prompt in zip(records, prompts, strict=True):
-        text = writer.answer(prompt, max_new_tokens=max_new_tokens, is_chat=chat)
+        text, is_lost = writer.answer(prompt, max_new_tokens=max_new_tokens, is_chat=chat)
+        if is_lost:
+            lost.append(f"line {record.place.line}")
         known = record.fields["answer"]
         known = known if isinstance(known, list) else [known]
         right = normalised(first_line(text)) in {normalised(a) for a in known}
@@ -105,9 +113,8 @@ def answer(
         )
         done(1)
     matches = sum(entry["right"] for entry in answers)
-    return Figures(
-        {"exact_match": matches / len(records)}, {"prompts": len(records)}, answers=tuple(answers)
-    )
+    values = {"exact_match": matches / len(records)}
+    return Figures(values, {"prompts": len(records)}, answers=tuple(answers), lost=tuple(lost))
 
 
 def first_line(text: str) -> str:

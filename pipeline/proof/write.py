@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.blueprint import Task
 from pipeline.proof.device import input_device
@@ -18,6 +18,29 @@ _KEPT = (
     "forced_eos_token_id",
 )
 """What a model's generation config says about its tokens, rather than about how to choose them."""
+
+
+class Written(NamedTuple):
+    """What a model wrote."""
+
+    text: str
+    lost: bool
+    """Whether it gave NaN in place of predictions: then the text means nothing."""
+
+
+class _Watch:
+    """Looks at the predictions for each token."""
+
+    def __init__(self) -> None:
+        self._seen: Any = False
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        self._seen = scores.isnan().any() | self._seen
+        return scores
+
+    @property
+    def lost(self) -> bool:
+        return bool(self._seen)
 
 
 class Writer:
@@ -48,14 +71,15 @@ class Writer:
         max_new_tokens: int,
         sampling: Mapping[str, float] | None = None,
         is_chat: bool = False,
-    ) -> str:
+    ) -> Written:
         """What the model writes after `text`: the new tokens alone, without special ones.
 
         Greedy unless `sampling` has options. A text that `as_chat` made has its special tokens already.
         """
         import torch
+        from transformers import LogitsProcessorList
 
-        device = input_device(self.model)
+        device, watch = input_device(self.model), _Watch()
         inputs = self.tokenizer(text, return_tensors="pt", add_special_tokens=not is_chat)
         ids = inputs["input_ids"].to(device, torch.long)
         if not ids.numel():
@@ -68,10 +92,11 @@ class Writer:
                 attention_mask=torch.ones_like(ids),
                 max_new_tokens=max_new_tokens,
                 do_sample=bool(sampling),
+                logits_processor=LogitsProcessorList([watch]),
                 **({"top_k": 0, **sampling} if sampling else {}),
             )[0]
         new = written if self.task == "seq2seq_lm" else written[ids.shape[1] :]
-        return str(self.tokenizer.decode(new, skip_special_tokens=True))
+        return Written(str(self.tokenizer.decode(new, skip_special_tokens=True)), watch.lost)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from pipeline.blueprint import Blueprint, State
 from pipeline.checkpoint.publish import write_atomic
 from pipeline.data import read_records
 from pipeline.errors import InputError, Refused
-from pipeline.proof.figures import Figures, changes, joined, recorded, table
+from pipeline.proof.figures import Figures, changes, doubts, joined, recorded, table
 from pipeline.proof.harness import load_tasks, missing, run_tasks
 from pipeline.proof.on_data import Way, check_chat, kind_for, on_data, window_of
 from pipeline.steps import step, step_settings
@@ -155,6 +155,8 @@ def _(settings: EvaluateSettings, run: RunContext) -> None:
             )
         elif not any(changes(this, base).values()):
             run.warn("every figure is the base's: on this data, the adapters make no difference")
+    for text in doubts("the model", this) + (doubts("the base", base) if base else []):
+        run.warn(text)
     run.metrics(recorded(this, base))
     run.note(table(this, base))
     _write_answers(run, f"{run.step_id}.jsonl", this)

@@ -87,12 +87,14 @@ def _(settings: GenerateSettings, run: RunContext) -> None:
         path.open("w", encoding="utf-8") as lines,
     ):
         for prompt in settings.prompts:
-            text = writer.answer(
+            text, is_lost = writer.answer(
                 writer.as_chat(prompt, settings.system) if use_chat else prompt,
                 max_new_tokens=settings.max_new_tokens,
                 sampling=_sampling(settings),
                 is_chat=use_chat,
             )
+            if is_lost:
+                run.warn(f"the model gives NaN in place of predictions after {prompt!r}")
             lines.write(json.dumps({"prompt": prompt, "text": text}, ensure_ascii=False) + "\n")
             run.note(f"{prompt}\n-> {text.strip()}")
             bar.advance()
