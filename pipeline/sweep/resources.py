@@ -24,6 +24,7 @@ class Resources:
     """Of one job."""
 
     cpus: int
+    """Threads that it computes with."""
     gpus: int
     memory: int
     """Bytes."""
@@ -36,15 +37,15 @@ class Asked(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    cpus: Annotated[int, Field(ge=1)] = 1
+    cpus: Annotated[int, Field(ge=1)] | None = None
     gpus: Annotated[int, Field(ge=0)] | None = None
     memory: (
         Annotated[str, Field(pattern=r"^\d+(\.\d+)?\s*[KMGT]i?B$", examples=["16GB"])] | None
     ) = None
 
 
-def resources_of(plan: Plan, asked: Asked, *, gpus_there: bool) -> Resources:
-    """What a job needs: as asked, or by its plan.
+def resources_of(plan: Plan, asked: Asked, *, cpus: int, gpus_there: bool) -> Resources:
+    """What a job needs: as asked, or by its plan; `cpus` where nothing is asked.
 
     A GPU when the recipe's `device` is one, and with `device: auto` when a step holds a model and there are
     GPUs at all.
@@ -54,7 +55,7 @@ def resources_of(plan: Plan, asked: Asked, *, gpus_there: bool) -> Resources:
     wants = device.startswith("cuda") or (device == "auto" and gpus_there and _holds_models(plan))
     estimate = max(_LEAST, int((plan.peak_memory_bytes or 0) * _MARGIN))
     return Resources(
-        cpus=asked.cpus,
+        cpus=asked.cpus or cpus,
         gpus=int(wants) if asked.gpus is None else asked.gpus,
         memory=parse_size(asked.memory) if asked.memory else estimate,
         gpu=int(named[1]) if named and wants else None,

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.accounting.processor import cores
 from pipeline.checkpoint.lock import only_writer
 from pipeline.errors import MergelineError
 from pipeline.sweep.fuse import Pass, passes_of, write_pass
@@ -159,8 +160,10 @@ class Run:
 
     def _started(self, job: PlannedJob) -> Handle:
         assert job.plan is not None
-        gpus_there = self._means.launcher.gpus_there(self._means.options)
-        needs = resources_of(job.plan, self._means.resources, gpus_there=gpus_there)
+        launcher, asked = self._means.launcher, self._means.resources
+        cpus = cores(self.at_most) if launcher.here else 1
+        gpus_there = launcher.gpus_there(self._means.options)
+        needs = resources_of(job.plan, asked, cpus=cpus, gpus_there=gpus_there)
         task = Task(
             job=job.recipe.fingerprint,
             request=job.request,

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
+from pipeline.accounting.processor import cores
 from pipeline.errors import InputError, OutputError
 from pipeline.jobs import run_one
 from pipeline.manifest import ErrorRecord, read_manifest
@@ -50,8 +51,8 @@ class Task:
 def run_task(task: Task, environment: Mapping[str, str] | None = None) -> JobLine | None:
     """Run a job to its end and return how it ended; None when it was not to begin any more.
 
-    Its environment is this process's, with `environment` on top. The job ends when it is told to, and with
-    this process. Raises OutputError.
+    Its environment is this process's, with the threads that it was given, and `environment` on top. The
+    job ends when it is told to, and with this process. Raises OutputError.
     """
     if task.orders.read() is not Order.GO_ON:
         return None
@@ -60,7 +61,11 @@ def run_task(task: Task, environment: Mapping[str, str] | None = None) -> JobLin
     make_folder(task.sweep / task.folder)
     work, folder = partial(run_one, task.request), task.sweep / task.folder
     started = time.monotonic()
-    end = in_child(work, folder, task.orders, task.cwd, environment)
+    # One that has all there is goes as without a sweep: of itself, torch takes one thread for each real core.
+    cpus = task.resources.cpus
+    threads = {} if cpus == cores() else {"OMP_NUM_THREADS": str(cpus)}
+    own = {**threads, **(environment or {})}
+    end = in_child(work, folder, task.orders, task.cwd, own)
     line = as_recorded(task.sweep, task.line())
     if line.status == "running":
         line.status = "interrupted" if end.code == -signal.SIGTERM else "failed"

@@ -92,9 +92,20 @@ def plan_of(folder: Path, *steps: str, device: str = "auto") -> Plan:
 
 def test_a_job_needs_what_its_plan_says_unless_it_is_given(tmp_path: Path) -> None:
     plan = replace(plan_of(tmp_path, "save"), peak_memory_bytes=8_000_000_000)
-    assert resources_of(plan, Asked(), gpus_there=True) == Resources(1, 0, 10_000_000_000)
+    assert resources_of(plan, Asked(), cpus=3, gpus_there=True) == Resources(3, 0, 10_000_000_000)
     asked = Asked(cpus=4, gpus=2, memory="1.5GB")
-    assert resources_of(plan, asked, gpus_there=False) == Resources(4, 2, 1_500_000_000)
+    assert resources_of(plan, asked, cpus=1, gpus_there=False) == Resources(4, 2, 1_500_000_000)
+
+
+@pytest.mark.parametrize(("words", "threads"), [([], 1), (["resources.cpus=3"], 3)])
+def test_a_job_computes_with_as_many_threads_as_it_was_given(
+    mergeline: Call, tmp_path: Path, words: list[str], threads: int
+) -> None:
+    done = mergeline("sweep", "r.yaml", "misbehave.factor=1,2", "hydra.sweep.dir=sweep", *words)
+    assert done.returncode == 0, done.stderr
+    told = [file.read_text() for file in (tmp_path / "sweep").glob("*/terminal.log")]
+    assert len(told) == 2
+    assert all(f"may use {threads} threads\n" in text for text in told)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +122,7 @@ def test_a_job_needs_what_its_plan_says_unless_it_is_given(tmp_path: Path) -> No
 def test_a_gpu_is_for_what_holds_a_model(
     tmp_path: Path, device: str, step: str, there: bool, gpus: int, gpu: int | None
 ) -> None:
-    needs = resources_of(plan_of(tmp_path, step, device=device), Asked(), gpus_there=there)
+    needs = resources_of(plan_of(tmp_path, step, device=device), Asked(), cpus=1, gpus_there=there)
     assert (needs.gpus, needs.gpu) == (gpus, gpu)
 
 

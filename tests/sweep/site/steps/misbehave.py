@@ -67,6 +67,7 @@ def _(settings: MisbehaveSettings, run: RunContext) -> None:
     if settings.data:
         run.used(Path(settings.data))
     print("said", settings.say)
+    print("may use", os.environ["OMP_NUM_THREADS"], "threads")
     attempts = len(list(run.dir.parent.glob(f"{run.dir.name.removesuffix('-2')}*")))
     run.metrics({"loss": settings.factor / 2, "attempts": attempts})
     result = run.dir / "result.txt"
