@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from os.path import normpath
+from pathlib import PurePath
 from typing import Literal
 
 from pipeline.manifest import Manifest, StepRecord
+from pipeline.receipt.record import FILE_NAME as RECEIPT
 from pipeline.report.page.words import amount
 
 Tone = Literal["good", "bad", "warn", "plain"]
@@ -38,7 +41,12 @@ def verdict(record: Manifest) -> Verdict:
         return Verdict("bad", "The run failed", _at(record, "failed"))
     saved = [step for step in record.steps if step.step == "save"]
     proofs = [step for step in record.steps if step.step == "verify"]
-    unproven = [_folder(step) for step in saved if _folder(step) not in set(_looked_at(record))]
+    proven = set(_looked_at(record))
+    unproven = [
+        str(step.settings.get("path", step.id))
+        for step in saved
+        if _folder(step, "path", record) not in proven
+    ]
     if not saved and not proofs:
         return Verdict("plain", "Done")
     if not proofs:
@@ -66,20 +74,25 @@ def _at(record: Manifest, status: str) -> tuple[str, ...]:
     return tuple(f"At the step {step.id}." for step in record.steps if step.status == status)
 
 
-def _folder(save: StepRecord) -> str:
-    return str(save.settings.get("path", save.id))
+def _folder(step: StepRecord, option: str, record: Manifest) -> str | None:
+    """The folder of a `save` or `verify` step: where it wrote the receipt, or else what its option says.
+
+    Nobody knows later where a relative path of a recipe began.
+    """
+    wrote = (PurePath(record.run_dir, file.path) for file in step.outputs)
+    folder = next((str(file.parent) for file in wrote if file.name == RECEIPT), None)
+    said = folder or step.settings.get(option)
+    return None if said is None else normpath(said)
 
 
-def _looked_at(record: Manifest) -> Iterator[str]:
+def _looked_at(record: Manifest) -> Iterator[str | None]:
     """The folders that `verify` steps held against the trained model."""
     last = None
     for step in record.steps:
         if step.step == "save":
-            last = _folder(step)
+            last = _folder(step, "path", record)
         elif step.step == "verify" and step.status == "done":
-            folder = step.settings.get("folder") or last
-            if folder is not None:
-                yield str(folder)
+            yield _folder(step, "folder", record) or last
 
 
 def _said(proof: StepRecord) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.manifest import ErrorRecord, Manifest, StepRecord
+from pipeline.manifest import ErrorRecord, FileRecord, Manifest, StepRecord
 from pipeline.report.page.verdict import verdict
 from tests.fixtures.manifests import failed, manifest
 
@@ -55,6 +55,40 @@ def test_a_model_that_nobody_verified_is_named(tmp_path: Path) -> None:
     said = verdict(ended(tmp_path, SAVE, SAVE_2, step("verify")))
 
     assert said.details[-1] == "Not verified: a"
+
+
+def receipt(folder: str) -> list[FileRecord]:
+    return [FileRecord(path=f"{folder}/mergeline.json", bytes=1)]
+
+
+@pytest.mark.parametrize(
+    ("saved", "looked_at"),
+    [
+        (step("save", settings={"path": "a"}), step("verify", settings={"folder": "./b/../a"})),
+        (
+            step("save", settings={"path": "a"}, outputs=receipt("/models/a")),
+            step("verify", settings={"folder": "/models/a"}, outputs=receipt("/models/a")),
+        ),
+        (
+            step("save", settings={"path": "/models/a"}, outputs=receipt("/models/a")),
+            step("verify", settings={"folder": "../a"}, outputs=receipt("/models/a")),
+        ),
+    ],
+    ids=["two relative paths", "a relative and an absolute one", "the other way round"],
+)
+def test_a_folder_is_the_same_however_it_is_spelled(
+    tmp_path: Path, saved: StepRecord, looked_at: StepRecord
+) -> None:
+    assert verdict(ended(tmp_path, saved, looked_at)).tone == "good"
+
+
+def test_a_folder_of_the_run_is_not_one_of_that_name_elsewhere(tmp_path: Path) -> None:
+    saved = step("save", settings={"path": "a"}, outputs=receipt("a"))
+    other = step("verify", settings={"folder": "a"}, outputs=receipt("/models/a"))
+
+    said = verdict(ended(tmp_path, saved, other))
+
+    assert (said.tone, said.details[-1]) == ("warn", "Not verified: a")
 
 
 def test_a_failed_proof_and_a_failed_run_are_told_apart(tmp_path: Path) -> None:
