@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
+from pipeline.accounting.buffers import AHEAD, BLOCK, FACTORS_AT_ONCE, chunk_size
 from pipeline.accounting.layout import Tensor
 from pipeline.accounting.modular import BUDGET
 from pipeline.accounting.processor import cores
@@ -22,9 +23,6 @@ _STREAM = 170_000_000
 """Resident bytes of Python, numpy and numba with its kernels."""
 _SUMMED_BY_TORCH = 210_000_000
 """Those of torch, which finds the mean of scales that are quantized too."""
-_BUFFER = 1 << 20
-_FACTORS_AT_ONCE = 32 << 20
-"""Of all outputs that one thread has in hand, where they are several."""
 _COPIES = 3
 """Of each: as it is read, as it is merged, and as it is written."""
 
@@ -56,21 +54,20 @@ def live_bytes(blueprint: Blueprint) -> int:
 
 
 def stream_bytes(tensors: Iterable[Tensor], threads: int | None = None) -> int:
-    """Most bytes that a stream takes, libraries included: each thread has a buffer and a pair of factors.
-
-    By default there is a thread for each core.
-    """
+    """Most bytes that a stream takes, libraries included. By default there is a thread for each core."""
     tensors = list(tensors)
     factors = max(map(_factors, tensors), default=0)
-    return _STREAM + (threads or cores()) * (_BUFFER + factors) + _scales(tensors)
+    own = BLOCK + chunk_size(1) + factors
+    return _STREAM + AHEAD + (threads or cores()) * own + _scales(tensors)
 
 
 def pass_bytes(outputs: Sequence[Sequence[Tensor]]) -> int:
     """The same of a pass over a base that writes several outputs: the factors of a few of them at a time."""
     largest = [max(map(_factors, tensors), default=0) for tensors in outputs]
-    factors = max(*largest, min(sum(largest), _FACTORS_AT_ONCE))
+    factors = max(*largest, min(sum(largest), FACTORS_AT_ONCE))
     scales = max(map(_scales, outputs), default=0)
-    return _STREAM + cores() * (2 * _BUFFER + factors) + scales
+    own = 2 * BLOCK + len(outputs) * chunk_size(len(outputs)) + factors
+    return _STREAM + AHEAD + cores() * own + scales
 
 
 def _factors(tensor: Tensor) -> int:

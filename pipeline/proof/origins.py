@@ -61,6 +61,7 @@ class Rebuild:
                     advance=lambda count: None,
                     finished=lambda file: None,
                     make=self.make,
+                    scratch=True,
                 )
                 file = Path(scratch) / shard.name
                 made = {key: Stored(file, info) for key, info in read_header(file).tensors.items()}

@@ -4,43 +4,26 @@ from __future__ import annotations
 
 import os
 import resource
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import InputError
-from pipeline.realise.stream.ranges import Copied
-
-COPIED_IN_A_TURN = 8 << 20
-"""Bytes that the kernel copies at a time."""
+from pipeline.realise.stream.writing import Chunks, Written
 
 
 @dataclass(frozen=True)
 class Files:
-    """Descriptors of the inputs and of the outputs."""
+    """Descriptors of the inputs, and the outputs."""
 
     inputs: Mapping[Path, int]
-    outputs: Mapping[Path, int]
-    turns: Mapping[Path, threading.Lock]
-    """Writers of one file take turns: the kernel lets only one in, and has the others burn a core each."""
+    outputs: Mapping[Path, Written]
+    chunks: Chunks
+    """Of memory, for all outputs."""
 
     def read(self, path: Path, into: memoryview, at: int) -> None:
         """Fill the buffer. Raises InputError when the file ends before."""
         _fill(self.inputs[path], path, into, at)
-
-    def write(self, path: Path, data: memoryview, at: int) -> None:
-        with self.turns[path]:
-            while data:
-                count = os.pwrite(self.outputs[path], data, at)
-                data, at = data[count:], at + count
-
-    def copy(self, item: Copied, done: int) -> int:
-        """Let the kernel copy a part of the range, from `done` on; returns its length."""
-        length = min(item.length - done, COPIED_IN_A_TURN)
-        source, target = self.inputs[item.source], self.outputs[item.target]
-        with self.turns[item.target]:
-            return os.copy_file_range(source, target, length, item.start + done, item.at + done)
 
 
 def read_bytes(path: Path, at: int, count: int) -> bytearray:

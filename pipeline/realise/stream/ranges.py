@@ -12,18 +12,16 @@ from dataclasses import dataclass, replace
 from itertools import chain, groupby, zip_longest
 from pathlib import Path
 
+from pipeline.accounting.buffers import FACTORS_AT_ONCE
 from pipeline.accounting.layout import Shard, Stored, Tensor
 from pipeline.realise.stream.output import Output
 from pipeline.realise.stream.tiles import ROWS
 
-COPIED_AT_ONCE = 64 << 20
-CHANGED_AT_ONCE = 16 << 20
-"""Bytes of one range: enough that threads seldom ask for the next, few enough that they end together."""
+AT_ONCE = 16 << 20
+"""Bytes of one range: enough that threads seldom ask for the next, few enough that they end together and
+that what is written ahead of the hash stays in memory."""
 ABREAST = 2
-"""Files of one output that are written at a time. The kernel lets one thread into a file; a third file
-brings nothing."""
-FACTORS_AT_ONCE = 32 << 20
-"""Bytes of the factors, as float32, that one range holds at most where it has several outputs."""
+"""Files of one output that are written at a time: one thread at a time hashes a file."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +50,8 @@ class ChangedRows:
     target: Path
     at: int
     """Where the first row goes."""
+    safe: bool
+    """Whether a value that is NaN or infinite is an error whatever brought it in."""
 
     @property
     def base(self) -> Stored:
@@ -85,24 +85,26 @@ def ranges(outputs: Sequence[Output]) -> Iterator[Range]:
     base, so that what is read for one is at hand for the others.
     """
     if len(outputs) > 1:
-        pieces = (_pieces(shard, one.folder) for one in outputs for shard in one.shards)
+        pieces = (_pieces(shard, one) for one in outputs for shard in one.shards)
         yield from _cut(sorted(chain.from_iterable(pieces), key=_place))
         return
-    waiting = iter([(shard, one.folder) for one in outputs for shard in one.shards])
+    waiting = iter([(shard, one) for one in outputs for shard in one.shards])
     lanes = [chain.from_iterable(_cut(_pieces(*one)) for one in waiting) for _ in range(ABREAST)]
     for abreast in zip_longest(*lanes):
         yield from filter(None, abreast)
 
 
-def _pieces(shard: Shard, folder: Path) -> Iterator[Copied | ChangedRows]:
+def _pieces(shard: Shard, output: Output) -> Iterator[Copied | ChangedRows]:
     """A file of an output: runs that are copied, and whole tensors that are changed."""
-    target = folder / shard.name
+    target = output.folder / shard.name
     run: Copied | None = None
     for tensor, at in shard.tensors:
         if tensor.base is None or not tensor.bytes:
             continue
         if not tensor.copied:
-            yield ChangedRows(tensor, 0, tensor.form.shape[0], target, at)
+            yield from _split(run)
+            run = None
+            yield ChangedRows(tensor, 0, tensor.form.shape[0], target, at, output.safe)
             continue
         here = Copied(tensor.base.file, tensor.base.info.start, target, at, tensor.bytes)
         if run and _continues(run, here):
@@ -143,8 +145,8 @@ def _continues(run: Copied, after: Copied) -> bool:
 def _split(run: Copied | None) -> Iterator[Copied]:
     if run is None:
         return
-    for offset in range(0, run.length, COPIED_AT_ONCE):
-        length = min(COPIED_AT_ONCE, run.length - offset)
+    for offset in range(0, run.length, AT_ONCE):
+        length = min(AT_ONCE, run.length - offset)
         yield replace(run, start=run.start + offset, at=run.at + offset, length=length)
 
 
@@ -166,7 +168,7 @@ def _batches(changed: Sequence[ChangedRows]) -> Iterator[list[ChangedRows]]:
 
 def _rows(whole: Sequence[ChangedRows]) -> Iterator[tuple[ChangedRows, ...]]:
     rows = whole[0].count
-    step = max(1, CHANGED_AT_ONCE // max(one.row_bytes for one in whole) // ROWS) * ROWS
+    step = max(1, AT_ONCE // max(one.row_bytes for one in whole) // ROWS) * ROWS
     if any(one.tensor.through and one.tensor.through.double_quant for one in whole):
         step = rows  # its scales depend on the whole tensor
     for first in range(0, rows, step):

@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import heapq
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from threading import Lock
 from types import TracebackType
 
 from blake3 import blake3
 
+_AGAIN = 1 << 20
+"""Bytes that are read at a time."""
+
 
 class Sealing:
-    """The files of a stream on their way to be complete, hashed and on disk."""
+    """What is done for files that are complete, in a thread of its own, one after the other."""
 
-    def __init__(
-        self,
-        descriptors: Mapping[Path, int],
-        sizes: Mapping[Path, int],
-        sealed: Callable[[Path, str], None],
-    ) -> None:
-        """`sealed` is told path and hash of each file once it is on disk, one file after the other."""
-        self._descriptors = descriptors
-        self._fronts = {path: Front(at, sizes[path]) for path, at in descriptors.items()}
-        self._sealed = sealed
+    def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1)
         self._ends: list[Future[None]] = []
 
@@ -40,64 +32,67 @@ class Sealing:
     ) -> None:
         self._pool.shutdown(cancel_futures=error is not None)
 
-    def wrote(self, path: Path, at: int, length: int, buffer: memoryview) -> None:
-        """Note a range that is written, and hash what can be hashed by now. From any thread."""
-        front = self._fronts[path]
-        front.wrote(at, length)
-        digest = front.follow(buffer)
-        if digest is not None:
-            self._ends.append(self._pool.submit(self._seal, path, digest))
+    def begin(self, seal: Callable[[], None]) -> None:
+        """Have it done soon. From any thread."""
+        self._ends.append(self._pool.submit(seal))
 
     def wait(self) -> None:
-        """Until all that is complete is on disk; raises what went wrong with it."""
+        """Until all is done; raises what went wrong."""
         for end in self._ends:
             end.result()
-
-    def _seal(self, path: Path, digest: str) -> None:
-        os.fsync(self._descriptors[path])
-        self._sealed(path, digest)
 
 
 class Front:
     """How far one file is written without a gap, and the hash of it so far.
 
-    Whoever writes also hashes, a range or two later, while the bytes are in the page cache: there is no
-    second pass over the file when it is complete.
+    Whoever writes also hashes, from memory: there is no second pass over the file when it is complete. Only
+    what could not be kept in memory until its turn is read again.
     """
 
-    def __init__(self, descriptor: int, size: int) -> None:
+    def __init__(self, descriptor: int, size: int, give: Callable[[memoryview], None]) -> None:
+        """`give` takes back the buffers of what is hashed."""
         self._descriptor = descriptor
         self._size = size
-        self._ahead: list[tuple[int, int]] = []
-        self._written = 0
+        self._give = give
+        self._ahead: dict[int, tuple[int, tuple[memoryview, memoryview] | None]] = {}
         self._hashed = 0
         self._digest = blake3()
-        self._noting, self._hashing = Lock(), Lock()
+        self._hashing = Lock()
 
-    def wrote(self, at: int, length: int) -> None:
-        """Note a range that is written; each byte once."""
-        with self._noting:
-            heapq.heappush(self._ahead, (at, at + length))
-            while self._ahead and self._ahead[0][0] <= self._written:
-                self._written = max(self._written, heapq.heappop(self._ahead)[1])
+    def comes_next(self, at: int) -> bool:
+        """Whether all before this byte is hashed."""
+        return at == self._hashed
 
-    def follow(self, buffer: memoryview) -> str | None:
+    def wrote(self, at: int, length: int, kept: tuple[memoryview, memoryview] | None) -> None:
+        """Note a range that is written; each byte once. `kept` are its bytes, and the buffer they are in."""
+        if length:
+            self._ahead[at] = length, kept
+
+    def follow(self) -> str | None:
         """Hash up to the front, unless another thread does. The hash (hex), to the thread that ends it."""
-        while self._hashed < self._written and self._hashing.acquire(blocking=False):
+        while self._hashed in self._ahead and self._hashing.acquire(blocking=False):
             try:
-                if self._hashed < self._written:
-                    self._hash_to(self._written, buffer)
+                while (found := self._ahead.pop(self._hashed, None)) is not None:
+                    self._hash(*found)
                     if self._hashed == self._size:
                         return self._digest.hexdigest()
             finally:
                 self._hashing.release()
         return None
 
-    def _hash_to(self, end: int, buffer: memoryview) -> None:
-        while self._hashed < end:
-            part = buffer[: min(len(buffer), end - self._hashed)]
-            count = os.preadv(self._descriptor, [part], self._hashed)
-            if count == 0:
+    def _hash(self, length: int, kept: tuple[memoryview, memoryview] | None) -> None:
+        if kept is not None:
+            data, buffer = kept
+            self._digest.update(data)
+            self._give(buffer)
+        else:
+            self._read_again(length)
+        self._hashed += length
+
+    def _read_again(self, length: int) -> None:
+        buffer = memoryview(bytearray(min(_AGAIN, length)))
+        for at in range(self._hashed, self._hashed + length, len(buffer)):
+            part = buffer[: min(len(buffer), self._hashed + length - at)]
+            if os.preadv(self._descriptor, [part], at) < len(part):
                 raise OSError("the file became shorter while it was written")
-            self._digest.update(part[:count])
-            self._hashed += count
+            self._digest.update(part)

@@ -68,13 +68,13 @@ def _begin(save: Save) -> Stream:
 
 
 def _passes(streams: Sequence[Stream]) -> Iterator[list[Stream]]:
-    """As many together as may be open; each has its files, and the lock of its folder."""
-    wanted = sum(len(stream.shards) + 1 for stream in streams)
+    """As many together as may be open."""
+    wanted = sum(map(_descriptors, streams))
     inputs = max((len(stream.inputs) for stream in streams), default=0)
     room = most = may_be_open(wanted + inputs + _OTHERS) - inputs - _OTHERS
     part: list[Stream] = []
     for stream in streams:
-        takes = len(stream.shards) + 1
+        takes = _descriptors(stream)
         if part and takes > room:
             yield part
             part, room = [], most
@@ -82,6 +82,11 @@ def _passes(streams: Sequence[Stream]) -> Iterator[list[Stream]]:
         room -= takes
     if part:
         yield part
+
+
+def _descriptors(stream: Stream) -> int:
+    """Each file is open for writing through the cache and past it, and the lock of the folder is open."""
+    return 2 * len(stream.shards) + 1
 
 
 def _write(run: RunContext, streams: Sequence[Stream]) -> None:

@@ -16,7 +16,7 @@ from pipeline.blueprint import Quantization
 from pipeline.checkpoint.hashes import hash_file
 from pipeline.checkpoint.journal import Finished
 from pipeline.errors import InputError, MergeError
-from pipeline.realise.stream import engine, ranges
+from pipeline.realise.stream import engine, ranges, writing
 from pipeline.realise.stream.engine import write_outputs
 from pipeline.realise.stream.output import Output
 from tests.realise.stream.test_engine import write
@@ -55,8 +55,9 @@ def bits(folder: Path) -> dict[str, str]:
 @pytest.fixture
 def pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "BLOCK", 1024)
-    monkeypatch.setattr(ranges, "CHANGED_AT_ONCE", 3000)
-    monkeypatch.setattr(ranges, "COPIED_AT_ONCE", 4000)
+    monkeypatch.setattr(engine, "chunk_size", lambda outputs: writing.PAGE)
+    monkeypatch.setattr(writing, "SMALL", writing.PAGE)
+    monkeypatch.setattr(ranges, "AT_ONCE", 10_000)
 
 
 @pytest.mark.parametrize("threads", [1, 3])

@@ -45,11 +45,12 @@ RECEIPT = "mergeline.json"
 SLOW = """
     import sys, time
     from pathlib import Path
-    from pipeline.realise.stream import engine, files, ranges
+    from pipeline.realise.stream import engine, ranges, writing
     from tests.fixtures.session import save_merged
 
-    engine.BLOCK = ranges.COPIED_AT_ONCE = ranges.CHANGED_AT_ONCE = 2048
-    write = files.Files.write
+    engine.BLOCK = ranges.AT_ONCE = writing.SMALL = 2048
+    engine.chunk_size = lambda outputs: writing.PAGE
+    write = writing.write_all
 
     def slowly(*arguments):
         if not told:
@@ -58,8 +59,7 @@ SLOW = """
         write(*arguments)
 
     told = []
-    files.Files.write = slowly
-    files.Files.copy = lambda *arguments: 0
+    writing.write_all = slowly
     save_merged(*map(Path, sys.argv[1:]))
 """
 
@@ -228,20 +228,19 @@ def test_the_disk_fills_up_in_the_middle_and_the_run_goes_on_when_there_is_room(
         import sys
         from pathlib import Path
         from pipeline.errors import OutputError
-        from pipeline.realise.stream import files
+        from pipeline.realise.stream import writing
         from tests.fixtures.session import save_merged
 
-        write = files.Files.write
+        write = writing.write_all
         room = [5 * 40_000]
 
-        def until_full(self, name, data, at):
+        def until_full(descriptor, data, at):
             room[0] -= len(data)
             if room[0] < 0:
                 raise OSError(28, "No space left on device")
-            write(self, name, data, at)
+            write(descriptor, data, at)
 
-        files.Files.write = until_full
-        files.Files.copy = lambda *arguments: 0
+        writing.write_all = until_full
         try:
             save_merged(*map(Path, sys.argv[1:4]), path=sys.argv[4], overwrite=True)
         except OutputError as error:

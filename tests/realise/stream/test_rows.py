@@ -43,7 +43,7 @@ def changed(stored: Stored, folder: Path, *changes: Change) -> torch.Tensor:
 def cut(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "in pieces":
         monkeypatch.setattr(engine, "BLOCK", 1024)
-        monkeypatch.setattr(ranges, "CHANGED_AT_ONCE", 3000)
+        monkeypatch.setattr(ranges, "AT_ONCE", 3000)
 
 
 @pytest.mark.parametrize("shape", [(300, 40), (70_001,), (1, 5), (0, 4)])

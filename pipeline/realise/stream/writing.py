@@ -1,0 +1,240 @@
+"""Files of outputs on their way to the disk: past the page cache, where the file system has that.
+
+In the cache, each page that nobody used for a while has to be got from the machine and zeroed, which costs
+more than all else in a merge, and one thread at a time writes a file. Past it, from buffers that are used
+again and again, any number do, and what is written is on the disk.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import mmap
+import os
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, nullcontext
+from threading import Condition, Lock
+
+import numpy as np
+
+from pipeline.accounting.buffers import AHEAD
+from pipeline.realise.stream.sealing import Front
+
+PAGE = 4096
+"""Bytes. What goes past the cache starts and ends at a multiple of it, in the file and in memory."""
+SMALL = 64 << 10
+"""Fewer bytes are not worth a write of their own past the cache."""
+HELD = 8 << 20
+"""Bytes of that kind that are kept back before they are written, in one go."""
+_CLONE = 0x4020940D
+"""The ioctl FICLONERANGE of Linux: both files share the blocks from then on, until one is changed."""
+
+
+class Chunks:
+    """Buffers of one size that start at a page, used again and again by the threads of one pass."""
+
+    def __init__(self, size: int, in_hand: int) -> None:
+        """`in_hand` are those that threads are filling; `AHEAD` comes on top."""
+        self.size = size
+        self._most = in_hand + max(1, AHEAD // size)
+        self._out = self._at_work = self._waiting = 0
+        self._free: list[memoryview] = []
+        self._changed = Condition()
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Around what a thread does that takes chunks."""
+        with self._changed:
+            self._at_work += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._at_work -= 1
+                self._changed.notify_all()
+
+    def take(self, urgent: Callable[[], bool]) -> memoryview:
+        """One to fill. Where too many are kept, threads wait for those whose bytes are `urgent`.
+
+        One thread at least goes on.
+        """
+        with self._changed:
+            while not (self._out < self._most or urgent()) and self._at_work - self._waiting > 1:
+                self._waiting += 1
+                self._changed.wait()
+                self._waiting -= 1
+            self._out += 1
+            if self._free:
+                return self._free.pop()
+        return memoryview(mmap.mmap(-1, self.size))
+
+    def give(self, chunk: memoryview) -> None:
+        """Back, to be used again."""
+        with self._changed:
+            self._out -= 1
+            self._free.append(chunk)
+            self._changed.notify_all()
+
+    @property
+    def suffice(self) -> bool:
+        """Whether no more are out than there may be, so that one may be kept."""
+        return self._out <= self._most
+
+
+class Written:
+    """One file that threads write in stretches."""
+
+    def __init__(
+        self,
+        descriptor: int,
+        direct: int | None,
+        size: int,
+        chunks: Chunks,
+        complete: Callable[[Written, str], None],
+    ) -> None:
+        """`direct` is a descriptor that goes past the cache, if there is one. `complete` is told the file and
+        its hash, once, by the thread that brings the last bytes."""
+        self.descriptor = descriptor
+        self._direct = direct
+        # The kernel lets one thread at a time into the cache of a file; others would burn a core each.
+        self._turn = nullcontext() if direct is not None else Lock()
+        self._chunks, self._complete = chunks, complete
+        self.front = Front(descriptor, size, chunks.give)
+        self._held: list[tuple[int, bytes]] = []
+        self._held_bytes = 0
+        self._holding = Lock()
+
+    def stretch(self, at: int) -> Stretch:
+        """To write from a byte on."""
+        return Stretch(self, at, self._chunks)
+
+    def write(self, data: memoryview, at: int) -> None:
+        """Write what is in memory."""
+        with closing(self.stretch(at)) as out:
+            out.put(data)
+            out.finish()
+
+    def clone(self, source: int, start: int, at: int, length: int) -> bool:
+        """Share blocks of another file, if the file systems can; all three are multiples of a page."""
+        try:
+            told = struct.pack("qQQQ", source, start, length, at)
+            fcntl.ioctl(self.descriptor, _CLONE, told)
+        except OSError:  # of many kinds; where it matters, writing the bytes meets it too
+            return False
+        self._tell(at, length, None)
+        return True
+
+    def chunk_full(self, chunk: memoryview, first: int, last: int, at: int) -> bool:
+        """Write what is filled of a chunk, and have it hashed. Returns whether the chunk is kept for that."""
+        data = chunk[first:last]
+        self._write(data, at)
+        keep = self.front.comes_next(at) or self._chunks.suffice
+        if not keep:
+            self.let_go()  # it is read again
+        self._tell(at, len(data), (data, chunk) if keep else None)
+        return keep
+
+    def sync(self) -> None:
+        """Have all on disk."""
+        self.let_go()
+        os.fsync(self.descriptor)
+
+    def _tell(self, at: int, length: int, kept: tuple[memoryview, memoryview] | None) -> None:
+        self.front.wrote(at, length, kept)
+        digest = self.front.follow()
+        if digest is not None:
+            self._complete(self, digest)
+
+    def _write(self, data: memoryview, at: int) -> None:
+        if self._direct is None:
+            with self._turn:
+                write_all(self.descriptor, data, at)
+            return
+        first = min(-at % PAGE, len(data))
+        last = max(first, len(data) - (at + len(data)) % PAGE)
+        if last - first < SMALL:
+            first = last = 0
+        self._hold(data[:first], at)
+        self._hold(data[last:], at + last)
+        try:
+            write_all(self._direct, data[first:last], at + first)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # a file system that wants larger multiples, or none
+                raise
+            self._direct = None
+            write_all(self.descriptor, data[first:last], at + first)
+
+    def _hold(self, data: memoryview, at: int) -> None:
+        """Keep a few bytes back: one write through the cache shuts out all that go past it."""
+        if not data:
+            return
+        with self._holding:
+            self._held.append((at, bytes(data)))
+            self._held_bytes += len(data)
+            full = self._held_bytes >= HELD
+        if full:
+            self.let_go()
+
+    def let_go(self) -> None:
+        """Write what was kept back."""
+        with self._holding:
+            for at, data in self._held:
+                write_all(self.descriptor, memoryview(data), at)
+            self._held, self._held_bytes = [], 0
+
+
+class Stretch:
+    """Bytes of a file that follow one another, written by one thread."""
+
+    def __init__(self, file: Written, at: int, chunks: Chunks) -> None:
+        self._file, self._chunks = file, chunks
+        self._chunk: memoryview | None = None
+        self._first = self._last = at % PAGE
+        self._base = at - self._first
+        """Where the chunk's first byte is in the file."""
+
+    def room(self) -> memoryview:
+        """Memory for the next bytes, one at least; `filled` says how many are there."""
+        if self._chunk is None:
+            at = self._base + self._last
+            self._chunk = self._chunks.take(lambda: self._file.front.comes_next(at))
+        return self._chunk[self._last :]
+
+    def filled(self, count: int) -> None:
+        """So many bytes of `room()` are filled."""
+        self._last += count
+        if self._last == self._chunks.size:
+            self.finish()
+
+    def put(self, data: memoryview) -> None:
+        """Write bytes that are elsewhere."""
+        while data:
+            room = self.room()[: len(data)]
+            # numpy lets other threads run meanwhile.
+            np.copyto(np.frombuffer(room, np.uint8), np.frombuffer(data[: len(room)], np.uint8))
+            self.filled(len(room))
+            data = data[len(room) :]
+
+    def finish(self) -> None:
+        """Write what is still in memory."""
+        if self._chunk is None or self._first == self._last:
+            return
+        chunk, first, last = self._chunk, self._first, self._last
+        if self._file.chunk_full(chunk, first, last, self._base + first):
+            self._chunk = None
+        self._base += last // PAGE * PAGE
+        self._first = self._last = last % PAGE
+
+    def close(self) -> None:
+        """Write no more; what is not written by now is lost."""
+        if self._chunk is not None:
+            self._chunks.give(self._chunk)
+            self._chunk = None
+
+
+def write_all(descriptor: int, data: memoryview, at: int) -> None:
+    """Write bytes to a place of a file."""
+    while data:
+        count = os.pwrite(descriptor, data, at)
+        data, at = data[count:], at + count
