@@ -181,6 +181,18 @@ def test_an_adapter_of_another_base_is_told_and_one_that_cannot_fit_refused(
     assert "64 x 64" in problem.what
 
 
+def test_an_adapter_whose_config_and_file_name_other_modules_is_refused(
+    folders: dict[str, str],
+) -> None:
+    make_adapter(Path("adapter"), target_modules=["v_proj"])
+
+    (problem,) = problems(MERGE.format(**folders))
+
+    assert problem.key == "attach_adapter.path"
+    assert "adapter_config.json: its `target_modules` leave out the module of" in problem.what
+    assert "take the one of the same training" in str(problem.fix)
+
+
 def test_an_adapter_that_cannot_be_merged_is_refused_with_what_to_do(
     folders: dict[str, str],
 ) -> None:

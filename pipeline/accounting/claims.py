@@ -11,9 +11,12 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import cached_property
 
+from pipeline.accounting.modular import MODULAR
+from pipeline.accounting.targets import check_targets
 from pipeline.checkpoint import peft_types, transformers_types
 from pipeline.checkpoint.adapter import AdapterCheckpoint
 from pipeline.checkpoint.base import BaseCheckpoint
@@ -29,6 +32,12 @@ _MARKS = ("lora_", "hada_", "token_adapter", "trainable_tokens_")
 """How names of an adapter's own tensors begin, where that is not the name of its type."""
 _RESIZED = ("embed", "wte", "lm_head", "score", "classifier")
 """Modules that a training may have resized with the vocabulary or the labels; loading resizes them too."""
+BESIDE_LAYERS = re.compile(r"\.(?:modules_to_save|original_module|token_adapter)\.")
+"""In names of tensors that replace one of the base's, or some of its rows."""
+_LAYER = re.compile(r"(?P<stack>.*?)\.(?P<number>\d+)(?=\.|$)")
+"""The outermost numbered module that a dotted name lies in."""
+_DEPTHS = ("num_hidden_layers", "num_layers", "n_layer")
+"""How configs call the number of layers."""
 _PLAIN = (*TORCH_NAMES, "I8")
 """Dtypes in which a weight has the shape of the module; 4-bit ones are packed."""
 
@@ -60,7 +69,8 @@ class _Own:
 def check_claims(adapter: AdapterCheckpoint, base: BaseCheckpoint) -> ClaimCounts:
     """Place every tensor of an adapter. Reads headers only.
 
-    Raises InputError, naming the tensors, when some belong to no module of this base or do not fit.
+    Raises InputError, naming the tensors, when some belong to no module of this base or do not fit, and
+    MergeError when the adapter's config targets other modules than those that its tensors are for.
     """
     own = list(_own_tensors(adapter))
     modules = _Modules(base.tensors)
@@ -80,6 +90,8 @@ def check_claims(adapter: AdapterCheckpoint, base: BaseCheckpoint) -> ClaimCount
             where=f"{adapter.source.where(adapter.weights)}: {name}",
             fix=f"load the base that it was trained on ({adapter.base_model_name or 'not named'})",
         )
+    if adapter.peft_type in MODULAR and _names_tell(base):
+        _check_targets(adapter, placed, base)
     takers = {module for module in placed.values() if module is not None}
     return ClaimCounts(len(own), len(takers), tuple(tensor.name for tensor in lost))
 
@@ -130,7 +142,7 @@ class _Modules:
         Heads and embeddings may be tied to others, or made by the load, and so may a part that only some
         layers hold; a part that no layer has may not, nor a layer that is not there.
         """
-        layer = re.match(r".*?\.\d+(?=\.|$)", module)
+        layer = _LAYER.match(module)
         if layer is None:
             return False
         unknown = {_pattern(module), _pattern(module.partition(".")[2])}.isdisjoint(self._patterns)
@@ -146,6 +158,47 @@ def _names_tell(base: BaseCheckpoint) -> bool:
     composite = any(isinstance(v, dict) and "model_type" in v for v in base.config.values())
     renamed = composite or transformers_types.renames_tensors(base.model_type)
     return bool(base.tensors) and not (base.custom_code or renamed)
+
+
+def _check_targets(
+    adapter: AdapterCheckpoint, placed: Mapping[_Own, str | None], base: BaseCheckpoint
+) -> None:
+    """Hold the adapter's tensors against its config, as far as the base's files tell the model's modules.
+
+    The load judges the rest: modules that the files call otherwise, and layers that hold tensors which only
+    the load can place.
+    """
+    takers = {
+        tensor.name: tensor.module
+        for tensor, module in placed.items()
+        if module == tensor.module
+        and tensor.rest not in ("weight", "bias")
+        and not BESIDE_LAYERS.search(tensor.name)
+    }
+    later = any(_LAYER.match(tensor.module) for tensor, module in placed.items() if module is None)
+    weighed = {name.removesuffix(".weight") for name in base.tensors if name.endswith(".weight")}
+    known = set() if later else _surely_in_the_model(weighed, set(takers.values()), base)
+    check_targets(adapter, takers, (weighed & set(takers.values())) | known)
+
+
+def _surely_in_the_model(
+    modules: AbstractSet[str], takers: AbstractSet[str], base: BaseCheckpoint
+) -> set[str]:
+    """Of modules in the files, those beside others that take tensors, in the same stack of layers.
+
+    Files may hold layers that the model leaves out: after its last one, or apart from the others.
+    """
+    if transformers_types.ignores_tensors(base.model_type):
+        return set()
+    depths = [base.config[key] for key in _DEPTHS if isinstance(base.config.get(key), int)]
+    stacks = {layer["stack"] for module in takers if (layer := _LAYER.match(module))}
+    return {
+        module
+        for module in modules
+        if (layer := _LAYER.match(module))
+        and layer["stack"] in stacks
+        and int(layer["number"]) < min(depths, default=0)
+    }
 
 
 def _misfits(

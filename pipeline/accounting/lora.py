@@ -10,6 +10,7 @@ from typing import Any
 
 from pipeline.accounting.layout import Delta, Stored
 from pipeline.accounting.not_direct import NotDirectError
+from pipeline.accounting.targets import targeted
 from pipeline.blueprint import Adapter
 from pipeline.checkpoint.adapter import AdapterCheckpoint, inspect_adapter
 from pipeline.checkpoint.headers import TensorInfo
@@ -62,7 +63,9 @@ def lora_deltas(
         if match is None:
             raise NotDirectError(f"the adapter holds {name}")
         pairs[match["module"]][match["side"]] = info
-    targets = {layer for layer in layers if _is_target(layer, found.config)}
+    targets = targeted(found.config, layers)
+    if targets is None:
+        raise NotDirectError(_LEFT_TO_PEFT)
     if targets != pairs.keys():
         odd = sorted(targets ^ pairs.keys())
         raise NotDirectError(f"the adapter's tensors are not those of its config: {odd[0]}")
@@ -137,24 +140,6 @@ def _check_kind(adapter: AdapterCheckpoint, harmless: Collection[str]) -> None:
             raise NotDirectError(f"the adapter has {option}: {value}")
     if adapter.config.get("init_lora_weights", True) not in _PLAIN_STARTS:
         raise NotDirectError(f"the adapter starts from {adapter.config['init_lora_weights']}")
-
-
-def _is_target(layer: str, config: Mapping[str, Any]) -> bool:
-    """Whether PEFT puts the adapter on a layer: by name, or by its end, or by a regular expression."""
-    targets, excluded = config.get("target_modules"), config.get("exclude_modules")
-    if excluded and _named(layer, excluded):
-        return False
-    if targets is None or config.get("layers_to_transform") is not None:
-        raise NotDirectError(_LEFT_TO_PEFT)
-    if targets == "all-linear":
-        return layer != "lm_head"
-    return _named(layer, targets)
-
-
-def _named(layer: str, names: str | list[str]) -> bool:
-    if isinstance(names, str):
-        return re.fullmatch(names, layer) is not None
-    return layer in names or any(layer.endswith(f".{name}") for name in names)
 
 
 def _of_pattern(patterns: Mapping[str, Any] | None, module: str, default: Any) -> Any:

@@ -59,6 +59,11 @@ def renames_tensors(kind: str) -> bool:
     return kind in named or not named.isdisjoint(classes)
 
 
+def ignores_tensors(kind: str) -> bool:
+    """Whether models of a type may leave out tensors of their files without a word."""
+    return "_keys_to_ignore_on_load_unexpected" in _modeling(kind)
+
+
 def lacking_internals() -> list[str]:
     """Those of `INTERNALS` that the installed transformers does not have."""
     return [name for name, file in INTERNALS.items() if not _defines(_root() / file, name)]

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from pipeline.accounting.claims import PREFIX
+from pipeline.accounting.targets import lacks, left_out, some, targeted
 from pipeline.blueprint import Adapter, Placement
 from pipeline.checkpoint.adapter import CONFIG, AdapterCheckpoint, check_finite, inspect_adapter
 from pipeline.errors import MergeError
@@ -86,20 +87,14 @@ def adapter_tensors(
 
 def unclaimed(adapter: Adapter, names: list[str], modules: list[str]) -> MergeError:
     """The error for tensors of an adapter that none of the base's `modules` takes."""
-    near = difflib.get_close_matches(_module_of(names[0]), modules, n=2, cutoff=0.0)
+    found, module = inspect_adapter(adapter), _module_of(names[0])
+    if module in modules and targeted(found.config, [module]) == set():
+        return left_out(found, names)
+    near = difflib.get_close_matches(module, modules, n=2, cutoff=0.0)
     return MergeError(
-        f"nothing in the base takes {_some(names)}; nearest in the base: {', '.join(near)}",
+        f"nothing in the base takes {some(names)}; nearest in the base: {', '.join(near)}",
         where=adapter.path,
         fix="attach it to the base and the `task` that it was trained on",
-    )
-
-
-def lacks(adapter: Adapter, names: list[str]) -> MergeError:
-    """The error for tensors of the model that an adapter should fill, and does not."""
-    return MergeError(
-        f"the adapter's file lacks {_some(names)}, so that part of it was never trained",
-        where=adapter.path,
-        fix="its adapter_config.json does not belong to its weights, or to this base",
     )
 
 
@@ -162,7 +157,7 @@ def _attach_one(
             # Loading a second time changes nothing and tells what from_pretrained() keeps to itself.
             result = set_peft_model_state_dict(model, tensors, adapter_name=adapter.name)
     except KeyError as error:
-        raise lacks(adapter, [str(error.args[0])]) from error
+        raise lacks(found, [str(error.args[0])]) from error
     except Exception as error:  # a config that PEFT does not check makes it raise anything
         if is_out_of_memory(error):
             raise
@@ -174,7 +169,7 @@ def _attach_one(
         raise unclaimed(adapter, lost, plain)
     missing = _missing(model, adapter.name, result.missing_keys)
     if missing:
-        raise lacks(adapter, missing)
+        raise lacks(found, missing)
     _set_weight(model, adapter)
     return model
 
@@ -276,7 +271,7 @@ def _as_merge_error(error: Exception, adapter: Adapter) -> MergeError:
     ]
     if wrong:
         return MergeError(
-            f"shapes do not fit: {_some(wrong)}",
+            f"shapes do not fit: {some(wrong)}",
             where=adapter.path,
             fix="attach it to the base that it was trained on (size and vocabulary), with the "
             f"{CONFIG} of that training (rank)",
@@ -290,8 +285,3 @@ def _as_merge_error(error: Exception, adapter: Adapter) -> MergeError:
 
 def _module_of(tensor: str) -> str:
     return re.split(r"\.(?:lora|hada|lokr|ia3|oft|vera)_", tensor.removeprefix(PREFIX))[0]
-
-
-def _some(names: list[str], most: int = 4) -> str:
-    more = len(names) - most
-    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")

@@ -15,7 +15,7 @@ from pipeline.checkpoint.adapter import AdapterCheckpoint, inspect_adapter
 from pipeline.checkpoint.base import inspect_base
 from pipeline.checkpoint.fit import doubts_about_base
 from pipeline.checkpoint.pending import is_pending
-from pipeline.errors import InputError, Refused
+from pipeline.errors import InputError, MergeError, Refused
 from pipeline.steps import step, step_settings
 
 
@@ -54,7 +54,7 @@ def attach_adapter(settings: AttachAdapterSettings, state: State) -> State:
         found.check_weight(settings.weight)
         found.check_beside([*_sound(blueprint.adapters, state)])
         warnings = [*found.warnings, *_check_against_base(found, blueprint)]
-    except InputError as error:
+    except (InputError, MergeError) as error:
         raise Refused(
             f"{error.where}: {error.what}", fix=error.fix, key="path", otherwise=planned
         ) from error
@@ -74,7 +74,7 @@ def _sound(adapters: Iterable[Adapter], state: State) -> Iterator[AdapterCheckpo
 
 
 def _check_against_base(adapter: AdapterCheckpoint, blueprint: Blueprint) -> list[str]:
-    """Warnings, or an InputError where the two cannot fit."""
+    """Warnings, or an InputError or MergeError where the two cannot fit."""
     try:
         base = inspect_base(blueprint.base)
     except InputError:

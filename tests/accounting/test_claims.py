@@ -16,7 +16,7 @@ from pipeline.blueprint import Adapter, Base
 from pipeline.checkpoint.adapter import inspect_adapter
 from pipeline.checkpoint.base import inspect_base
 from pipeline.checkpoint.headers import read_header
-from pipeline.errors import InputError
+from pipeline.errors import InputError, MergeError
 from tests.fixtures.folders import (
     BASE_SHAPES,
     LLAMA,
@@ -180,6 +180,7 @@ def test_the_name_of_the_inner_model_may_stand_on_either_side_and_norms_have_old
             f"{own}{adapter}{layer}.attention.self.query.lora_B.weight": ("F32", (64, 4)),
             f"{own}{adapter}{layer}.output.LayerNorm.weight": ("F32", (64,)),
         },
+        target_modules=["query"],
     )
 
     assert claims(tmp_path / "base", tmp_path / "adapter") == ClaimCounts(3, 2)
@@ -193,6 +194,112 @@ def fit(tmp_path: Path, base: Shapes, adapter: Shapes, **changes: Any) -> tuple[
         make_base(tmp_path / "base", shapes={**BASE_SHAPES, **base}),
         make_adapter(tmp_path / "adapter", shapes={**LORA_SHAPES, **adapter}, **changes),
     )
+
+
+def layers(numbers: range, *parts: str, stack: str = "model.layers") -> Shapes:
+    return {f"{stack}.{n}.{part}.weight": ("BF16", (64, 64)) for n in numbers for part in parts}
+
+
+def factors(*modules: str) -> Shapes:
+    return {
+        f"base_model.model.{module}.lora_{side}.weight": ("F32", shape)
+        for module in modules
+        for side, shape in (("A", (4, 64)), ("B", (64, 4)))
+    }
+
+
+OPT: dict[str, Any] = {
+    "architectures": ["OPTForCausalLM"],
+    "model_type": "opt",
+    "num_hidden_layers": 2,
+    "dtype": "bfloat16",
+}
+"""An architecture that is not in the table of those whose tensors are known by name."""
+
+
+def opt(
+    tmp_path: Path, parts: list[str], extra: Shapes | None = None, **changes: Any
+) -> tuple[Path, Path]:
+    """A base of two layers with q_proj and v_proj, and an adapter with factors for some of `parts`."""
+    stack = "model.decoder.layers"
+    shapes = layers(range(2), "self_attn.q_proj", "self_attn.v_proj", "fc1", stack=stack)
+    config = {**OPT, **changes.pop("config", {})}
+    return (
+        make_base(tmp_path / "base", config, {**shapes, **(extra or {})}),
+        make_adapter(
+            tmp_path / "adapter", shapes=factors(*(f"{stack}.{part}" for part in parts)), **changes
+        ),
+    )
+
+
+Q = [f"{n}.self_attn.q_proj" for n in range(2)]
+V = [f"{n}.self_attn.v_proj" for n in range(2)]
+
+
+@pytest.mark.parametrize(
+    ("parts", "targets", "lacking"),
+    [
+        (Q, ["q_proj", "v_proj"], "0.self_attn.v_proj, model.decoder.layers.1.self_attn.v_proj"),
+        ([Q[0], *V], ["q_proj", "v_proj"], "1.self_attn.q_proj"),
+        (Q, r".*\.(0\.self_attn\.v|self_attn\.q)_proj", "0.self_attn.v_proj"),
+    ],
+)
+def test_a_module_that_the_config_targets_and_the_file_lacks_is_refused(
+    parts: list[str], targets: list[str] | str, lacking: str, tmp_path: Path
+) -> None:
+    base, adapter = opt(tmp_path, parts, target_modules=targets)
+
+    with pytest.raises(MergeError, match=r"adapter_config\.json does not belong") as caught:
+        claims(base, adapter)
+
+    assert caught.value.what == (
+        f"the adapter's file lacks model.decoder.layers.{lacking}, so that part of it was never trained"
+    )
+
+
+def test_tensors_of_a_module_that_the_config_leaves_out_are_refused(tmp_path: Path) -> None:
+    base, adapter = opt(tmp_path, [*Q, V[1]], target_modules=["q_proj"])
+
+    with pytest.raises(MergeError) as caught:
+        claims(base, adapter)
+
+    where, name = "adapter_config.json", f"base_model.model.model.decoder.layers.{V[1]}.lora"
+    assert str(caught.value.where).endswith(where)
+    assert caught.value.what == (
+        f"its `target_modules` leave out the module of {name}_A.weight, {name}_B.weight"
+    )
+
+
+@pytest.mark.parametrize(
+    ("extra", "changes"),
+    [
+        (layers(range(2), "q_proj", stack="model.mtp.layers"), {}),
+        (layers(range(2, 3), "self_attn.q_proj", stack="model.decoder.layers"), {}),
+        (layers(range(1), "v_proj", stack="other"), {}),
+        ({}, {"config": {"num_hidden_layers": None}, "target_modules": ["q_proj", "fc1"]}),
+        ({}, {"target_modules": "all-linear"}),
+        ({}, {"layers_to_transform": [0, 1], "target_modules": ["q_proj"]}),
+        ({}, {"exclude_modules": ["v_proj"], "target_modules": ["q_proj", "v_proj"]}),
+    ],
+    ids=[
+        *("layers apart", "a layer after the last", "another stack", "no number of layers"),
+        *("left to PEFT", "some layers", "excluded"),
+    ],
+)
+def test_what_the_model_need_not_hold_or_the_config_not_mean_may_be_lacking(
+    extra: Shapes, changes: dict[str, Any], tmp_path: Path
+) -> None:
+    assert claims(*opt(tmp_path, Q, extra, **changes)) == ClaimCounts(4, 2)
+
+
+def test_an_architecture_that_ignores_tensors_of_its_files_is_left_to_the_load(
+    tmp_path: Path,
+) -> None:
+    config = {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2"}
+
+    found = claims(*opt(tmp_path, Q, target_modules=["q_proj", "v_proj"], config=config))
+
+    assert found == ClaimCounts(4, 2)
 
 
 def test_a_conv1d_layer_is_stored_the_other_way_round(tmp_path: Path) -> None:

@@ -23,8 +23,11 @@ from transformers import BitsAndBytesConfig
 
 from pipeline.accounting import modular
 from pipeline.accounting.choice import choose
+from pipeline.accounting.claims import check_claims
 from pipeline.blueprint import Adapter, Base, Blueprint, Engine, Fold, Quantization, State, Task
 from pipeline.checkpoint import peft_types, transformers_types
+from pipeline.checkpoint.adapter import inspect_adapter
+from pipeline.checkpoint.base import inspect_base
 from pipeline.errors import MergeError
 from pipeline.proof.module_tolerance import default_module_tolerance
 from pipeline.proof.modules import ModuleProof
@@ -434,6 +437,8 @@ def test_modules_made_one_by_one_are_those_of_the_live_model(
     blueprint = build(case, tmp_path)
     choice = choose(blueprint, case.save, "stream")
     assert choice.engine == "stream", choice.reason
+    for adapter in blueprint.all_adapters:  # and the plan has nothing against them
+        check_claims(inspect_adapter(adapter), inspect_base(blueprint.base))
 
     ours, live = (written(case, blueprint, tmp_path, engine) for engine in ("stream", "live"))
 
@@ -488,7 +493,7 @@ def test_a_module_that_the_config_does_not_target_is_not_merged_into(
     up = "base_model.model.model.layers.0.mlp.up_proj"
     odd = {f"{up}.lora_A.weight": torch.ones(4, 64), f"{up}.lora_B.weight": torch.ones(128, 4)}
     save_file({**load_file(file), **odd}, file)
-    with pytest.raises(MergeError, match=r"nothing in the base takes .*up_proj\.lora_A"):
+    with pytest.raises(MergeError, match=r"`target_modules` leave out .*up_proj\.lora_A"):
         written(case, blueprint, tmp_path, engine)
 
 

@@ -128,6 +128,7 @@ SAVED = {
 }
 
 CASES: dict[str, Case] = {
+    "some layers": Case((lora(target_modules=["q_proj"], layers_to_transform=[1]),)),
     **{f"{name}": Case(model=name) for name in MODELS},
     "float32": Case(dtype="float32"),
     "float16": Case(dtype="float16"),
@@ -482,9 +483,6 @@ NOT_DIRECT: dict[str, tuple[LoraConfig | IA3Config, dict[str, Any], dict[str, An
     "embeddings": (lora(target_modules=["embed_tokens"]), {}, {}, "lora_embedding"),
     "the head": (lora(target_modules=["lm_head"]), {}, {}, "lm_head.base_layer"),
     "PiSSA": (lora(init_lora_weights="pissa"), {}, {}, "starts from pissa"),
-    "some layers": (
-        lora(target_modules=["q_proj"], layers_to_transform=[1]), {}, {}, "leaves its layers",
-    ),
     "rank 200": (lora(r=200, target_modules=["q_proj"]), {}, {}, "rank 200"),
     "IA3": (IA3Config(target_modules=["k_proj"], feedforward_modules=[]), {}, {}, "type IA3"),
 }  # fmt: skip

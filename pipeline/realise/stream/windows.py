@@ -7,21 +7,18 @@ bytes allows, one at least.
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
-from pipeline.accounting.claims import PREFIX
+from pipeline.accounting.claims import BESIDE_LAYERS, PREFIX
 from pipeline.accounting.modular import BUDGET
+from pipeline.accounting.targets import check_targets
 from pipeline.blueprint import Adapter
 from pipeline.checkpoint.adapter import inspect_adapter
-from pipeline.realise.attach import lacks, tensor_names, unclaimed
+from pipeline.realise.attach import tensor_names, unclaimed
 from pipeline.realise.stream.structure import Structure, modules_above
-
-_BESIDE_LAYERS = re.compile(r"\.(?:modules_to_save|original_module|token_adapter)\.")
-"""In names of tensors that replace one of the base's, or some of its rows."""
 
 _SIZED_BY_THE_LARGEST = frozenset({"VERA", "PVERA", "RANDLORA"})
 """Types whose matrices, shared by all layers, have the size of the largest layer that is targeted."""
@@ -71,16 +68,13 @@ def claims_of(adapter: Adapter, of: Structure) -> Claims:
             lost.append(name)
             continue
         modules[name] = module
-        if short not in of.names and not _BESIDE_LAYERS.search(short):
+        if short not in of.names and not BESIDE_LAYERS.search(short):
             targets.add(module)
-    weighed = {name.rpartition(".")[0] for name in of.names if name.endswith(".weight")}
-    meant = _meant(adapter, weighed)
-    if meant is not None:
-        lost += [name for name, m in modules.items() if m in (targets & weighed) - meant]
     if lost:
         raise unclaimed(adapter, lost, sorted(of.modules))
-    if empty := (meant or set()) - targets:
-        raise lacks(adapter, sorted(empty))
+    weighed = {name.rpartition(".")[0] for name in of.names if name.endswith(".weight")}
+    own = {name: module for name, module in modules.items() if module in targets}
+    check_targets(inspect_adapter(adapter), own, weighed)
     return Claims(adapter, modules, frozenset(shared), frozenset(targets))
 
 
@@ -102,20 +96,6 @@ def windows(
         else:
             found.append(unit)
     return [_witnessed(window, units, claims, of) for window in found]
-
-
-def _meant(adapter: Adapter, modules: AbstractSet[str]) -> set[str] | None:
-    """The modules on which PEFT would put a layer by the adapter's config; None if that leaves it open."""
-    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
-    from peft.tuners.tuners_utils import check_target_module_exists
-
-    found = inspect_adapter(adapter)
-    config = PEFT_TYPE_TO_CONFIG_MAPPING[found.peft_type](**found.config)
-    if not config.target_modules or config.target_modules == "all-linear":
-        return None  # PEFT writes down what it made of these when it saves an adapter
-    meant = {name for name in modules if check_target_module_exists(config, name)}
-    ends = tuple(getattr(config, "target_parameters", None) or ())
-    return meant | {name for name in modules if f".{name}.weight".endswith(ends)}
 
 
 def _longest(name: str, modules: frozenset[str]) -> str:
