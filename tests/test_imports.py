@@ -152,7 +152,7 @@ def test_a_plain_merge_loads_nothing_that_it_does_not_need(
         "import sys\n"
         "from pipeline import cli\n"
         "cli.main(['run', 'merge_lora', '~verify', '--quiet', *sys.argv[1:]])\n"
-        f"unwanted = {sorted(HEAVY)} + ['rich', 'pipeline.report.page.sweep']\n"
+        f"unwanted = {sorted(HEAVY)} + ['rich', 'pipeline.report.page.sweep', 'pipeline.steps.evaluate']\n"
         "print(*(name for name in unwanted if name in sys.modules))"
     )
 

@@ -70,7 +70,7 @@ def options_of(peft_type: str) -> frozenset[str]:
     for file in sorted(tuners.glob("*/config.py")):
         text = file.read_text(encoding="utf-8")
         if any(line.split("#")[0].rstrip().endswith(mark) for line in text.splitlines()):
-            classes = _classes([*shared, *_parents(text, tuners), file])
+            classes = _classes([*shared, *_parents(file, tuners), file])
             name = next(n for n, node in classes.items() if mark in _assigned_types(node))
             return frozenset(_fields(name, classes))
     raise KeyError(peft_type)
@@ -95,25 +95,30 @@ def _root() -> Path:
     return Path(spec.submodule_search_locations[0])
 
 
-def _parents(text: str, tuners: Path) -> Iterable[Path]:
+def _parents(file: Path, tuners: Path) -> Iterable[Path]:
     """Config files of other types that a config file imports its base class from."""
-    for node in ast.parse(text).body:
+    for node in _tree(file).body:
         if (
             isinstance(node, ast.ImportFrom)
             and node.module
             and "Config" in str([a.name for a in node.names])
         ):
             part = node.module.removeprefix("peft.tuners.").split(".")[0]
-            file = tuners / part / "config.py"
-            if file.is_file():
-                yield file
+            parent = tuners / part / "config.py"
+            if parent.is_file():
+                yield parent
+
+
+@cache
+def _tree(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
 
 
 def _classes(files: Iterable[Path]) -> dict[str, ast.ClassDef]:
     return {
         node.name: node
         for file in files
-        for node in ast.parse(file.read_text(encoding="utf-8")).body
+        for node in _tree(file).body
         if isinstance(node, ast.ClassDef)
     }
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from pipeline.errors import Place, Problem
 from pipeline.recipe.yaml_file import Document, Path_
-from pipeline.steps import Step, all_steps, nearest
+from pipeline.steps import Step, all_steps, find_step, nearest
 
 TOP_KEYS = ("name", "params", "steps", "engine", "device", "seed", "tags")
 """All that a recipe can set."""
@@ -177,7 +177,6 @@ class _Item:
 def _item(raw: Any, path: Path_, document: Document, problems: list[Problem]) -> _Item | str | None:
     """One step of the list; or, when it cannot be understood, the name of the step that may be meant."""
     place = document.place(path)
-    known = all_steps()
     if isinstance(raw, str):
         name, value = raw, None
     elif isinstance(raw, Mapping) and len(raw) == 1:
@@ -190,17 +189,18 @@ def _item(raw: Any, path: Path_, document: Document, problems: list[Problem]) ->
         problems.append(
             Problem(f"one item of the list has several keys: {_words(raw)}", fix, None, place)
         )
-        return first if first in known else None
+        return first if find_step(first) else None
     else:
         what = "an empty item" if raw in (None, {}, []) else f"{raw!r} is not the name of a step"
         problems.append(Problem(what, _HOW, place=place))
         return None
-    if name not in known:
+    step = find_step(name)
+    if step is None:
+        known = all_steps()
         near = nearest(name, known)
         fix = near or f"the steps are {', '.join(known)}"
         problems.append(Problem(f"there is no step {name!r}", fix, place=place))
         return near.split("'")[1] if near else None
-    step = known[name]
     if value is None:
         return _Item(step, NO_PRESET, None, {}, path, place)
     if isinstance(value, str):
@@ -322,7 +322,7 @@ def _unknown_key(key: str, place: Place) -> Problem:
     what = (
         f"a recipe cannot set {key!r}" if key in fixes else f"there is no key {key!r} in a recipe"
     )
-    if key in all_steps():
+    if find_step(key):
         fix: str | None = "write it in the list `steps`, with `- ` before it"
     else:
         fix = fixes.get(key) or nearest(key, TOP_KEYS) or f"a recipe can set {', '.join(TOP_KEYS)}"

@@ -46,7 +46,7 @@ class Loader(ConfigLoaderImpl):
     """Hydra's loader of configs for one recipe file.
 
     Composing takes a tenth of a second, and the check of a recipe asks for the same config as the run that
-    follows: it is composed once and handed out as copies.
+    follows: it is composed for the one, and a copy kept for the other.
     """
 
     def __init__(self, recipe: Path, config_dir: Path | None = None) -> None:
@@ -62,11 +62,13 @@ class Loader(ConfigLoaderImpl):
         validate_sweep_overrides: bool = True,
     ) -> DictConfig:
         asked = (config_name, *overrides, run_mode, from_shell, validate_sweep_overrides)
-        if asked not in self._composed:
-            self._composed[asked] = super().load_configuration(
-                config_name, overrides, run_mode, from_shell, validate_sweep_overrides
-            )
-        return copy.deepcopy(self._composed[asked])
+        if asked in self._composed:
+            return self._composed.pop(asked)
+        config = super().load_configuration(
+            config_name, overrides, run_mode, from_shell, validate_sweep_overrides
+        )
+        self._composed[asked] = copy.deepcopy(config)
+        return config
 
 
 COMPOSING_ERRORS = (HydraException, OmegaConfBaseException, ValueError, yaml.YAMLError)

@@ -26,7 +26,7 @@ from pipeline.recipe.compile import (
     Compiled,
     Line,
 )
-from pipeline.steps import all_steps, nearest, options_of
+from pipeline.steps import all_steps, find_step, nearest, options_of
 
 Presets = Callable[[str], Sequence[str]]
 """The names in a config group, for example `step/load_base`; none when there is no such group."""
@@ -172,7 +172,7 @@ def _group(
         if presets(key):
             return Said(typed, parsed.input_line or typed, key, content, preset=True)
         raise _Wrong(f"there are no presets of {key!r}", "presets are chosen as STEP=PRESET", key)
-    if name not in all_steps():
+    if find_step(name) is None:
         near = nearest(name, all_steps())
         raise _Wrong(f"there is no step {name!r}", near or "`mergeline steps` lists them", key)
     lines = [line for line in compiled.lines if line.step.name == name]
@@ -262,7 +262,7 @@ def _no_step(key: str, compiled: Compiled) -> _Wrong:
     ids = [line.id for line in compiled.lines]
     known = [*ids, *(k for k in RESERVED if k in HEAD_KEYS)]
     what = f"the recipe has no step {name!r}"
-    if name not in all_steps():
+    if find_step(name) is None:
         what = f"there is no step or key {name!r} in the recipe"
     same = [line.id for line in compiled.lines if line.step.name == name]
     fix = f"did you mean {same[0]!r}?" if same else nearest(name, known)

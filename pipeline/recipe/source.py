@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from pipeline.recipe.compile import NO_PRESET, Compiled, compile_recipe
 from pipeline.recipe.defaults import defaults_of
 from pipeline.recipe.yaml_file import read_yaml
-from pipeline.steps import all_steps
+from pipeline.steps import all_steps, find_step
 
 PRIMARY = "recipe"
 """Name of the primary config."""
@@ -39,8 +39,8 @@ class RecipeSource(ConfigSource):
             if self._compiled is None:
                 self._compiled = read_recipe(Path(self.path))
             data = self._compiled.primary()
-        elif self.is_config(name):
-            data = defaults_of(all_steps()[name.split("/")[1]])
+        elif self.is_config(name) and (step := find_step(name.split("/")[1])):
+            data = defaults_of(step)
         else:
             raise ConfigLoadError(f"Config not found : {config_path}")
         where = f"{self.scheme()}://{self.path}"
@@ -53,7 +53,7 @@ class RecipeSource(ConfigSource):
     def is_group(self, config_path: str) -> bool:
         parts = [part for part in config_path.split("/") if part]
         if len(parts) == 2:
-            return parts[0] == "step" and parts[1] in all_steps()
+            return parts[0] == "step" and find_step(parts[1]) is not None
         return parts in ([], ["step"])
 
     def is_config(self, config_path: str) -> bool:

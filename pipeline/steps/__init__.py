@@ -146,6 +146,13 @@ def all_steps() -> dict[str, Step[Any]]:
     return dict(sorted(_registry.items()))
 
 
+def find_step(name: str) -> Step[Any] | None:
+    """The step of this name, without importing the others, as long as its file is called the same."""
+    if name in (module.name for module in pkgutil.iter_modules(__path__)):
+        importlib.import_module(f"{__name__}.{name}")
+    return _registry.get(name) or all_steps().get(name)
+
+
 def makers_of(thing: Thing) -> list[str]:
     """Names of the steps that make a thing, for saying which one is missing."""
     return [name for name, known in all_steps().items() if thing in known.makes]
