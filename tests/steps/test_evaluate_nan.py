@@ -13,6 +13,7 @@ import torch
 from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 
+from tests.fixtures.examples import lines
 from tests.fixtures.models import build_adapter
 from tests.fixtures.session import Session
 
@@ -62,7 +63,7 @@ def test_nan_is_told_with_the_examples_that_gave_it(
     session: Session, base: Path, tmp_path: Path, examples: list[dict[str, Any]], said: list[str]
 ) -> None:
     data = tmp_path / "data.jsonl"
-    data.write_text("".join(json.dumps(example) + "\n" for example in examples))
+    data.write_text(lines(*examples))
     session.do("load_base", model=str(base))
 
     record = session.do("evaluate", data=str(data))
