@@ -11,10 +11,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from pipeline.proof.findings import Findings
-from pipeline.proof.folder import verify_folder
 from pipeline.receipt.record import FILE_NAME
+from tests.fixtures import verified
 from tests.fixtures.models import build_adapter, build_base
-from tests.fixtures.session import Session, Silent
+from tests.fixtures.session import Session
 
 NO_RECEIPT = f"the hashes of the files: the folder has no {FILE_NAME}"
 LAYERS = [f"model.layers.0.self_attn.{name}_proj.weight" for name in "kv"]
@@ -46,9 +46,9 @@ def merged(run: Path, base: Path, adapter: Path, **load: Any) -> Path:
 
 
 def verify(folder: Path, base: Path, *adapters: Path) -> Findings:
+    """What is found by base and adapters alone."""
     (folder / FILE_NAME).unlink(missing_ok=True)
-    console: Any = Silent()
-    return verify_folder(folder, str(base), [str(one) for one in adapters], console)
+    return verified.verify(folder, *adapters, base=base)
 
 
 def said(found: Findings) -> list[str]:
