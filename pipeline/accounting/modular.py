@@ -45,7 +45,7 @@ def why_not_modular(blueprint: Blueprint) -> str | None:
         return "the base runs code of its own"
     if lacking := transformers_types.lacking_internals():
         return (
-            f"transformers {transformers_types.version()} no longer has {lacking[0]}(), "
+            f"transformers {transformers_types.version()} has no {lacking[0]}(), "
             "with which parts of a model are made"
         )
     return next(filter(None, map(_why_not_adapter, blueprint.all_adapters)), None)

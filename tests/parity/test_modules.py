@@ -425,7 +425,7 @@ def test_a_transformers_that_lost_what_parts_are_made_with_goes_live(
     choice = choose(blueprint, "keep", "auto")
 
     assert choice.engine == "live"
-    assert f"no longer has {name}(), with which parts of a model are made" in choice.reason
+    assert f"has no {name}(), with which parts of a model are made" in choice.reason
 
 
 @pytest.mark.parametrize("name", CASES)
