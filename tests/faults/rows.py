@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tests.faults.proofs import PROOFS
-from tests.parity import test_modules, test_stream
+from tests.parity import modules_cases, stream_cases
 
-Row = test_modules.Case | test_stream.Case
+Row = modules_cases.Case | stream_cases.Case
 
 GROUPS: Mapping[str, Mapping[str, Row]] = {
-    "kinds of adapter": test_modules.KINDS,
-    "architectures": test_modules.ARCHITECTURES,
-    "precisions": test_modules.PRECISIONS,
-    "files of the base": test_modules.FILES,
-    "merged directly": test_stream.CASES,
+    "kinds of adapter": modules_cases.KINDS,
+    "architectures": modules_cases.ARCHITECTURES,
+    "precisions": modules_cases.PRECISIONS,
+    "files of the base": modules_cases.FILES,
+    "merged directly": stream_cases.CASES,
 }
 
 NOT_WHOLE = {

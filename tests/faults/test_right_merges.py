@@ -9,16 +9,17 @@ from typing import Any
 
 import pytest
 
+from pipeline.accounting.processor import has
 from pipeline.blueprint import Blueprint, Folder, SavedDtype
 from pipeline.proof.modules import why_no_modules
 from tests.faults import proofs
 from tests.faults.rows import GROUPS, NOT_WHOLE, passed_by
 from tests.fixtures.models import build_tokenizer
 from tests.fixtures.session import Session
-from tests.parity import test_modules as by_modules
-from tests.parity import test_stream as direct
+from tests.parity import modules_cases as by_modules
+from tests.parity import stream_cases as direct
 
-pytestmark = by_modules.pytestmark
+pytestmark = by_modules.SAID_BY_PEFT
 
 
 def prove(name: str, blueprint: Blueprint, folder: Path, dtype: SavedDtype) -> proofs.Found:
@@ -41,7 +42,7 @@ def merged_by_modules(case: by_modules.Case, folder: Path) -> tuple[Blueprint, P
 
 
 def merged_directly(case: direct.Case, folder: Path) -> tuple[Blueprint, Path]:
-    if case.quantization and case.dtype == "float16" and not direct.has("avx512f"):
+    if case.quantization and case.dtype == "float16" and not has("avx512f"):
         pytest.skip("goes live on this processor, as the plan says")
     base, adapters = direct.build(case, folder)
     build_tokenizer(base)

@@ -17,8 +17,8 @@ import transformers
 
 from pipeline.blueprint import Adapter, Base, Blueprint, Fold, Task
 from tests.fixtures.models import build_adapter
+from tests.parity.modules_cases import Case, written
 from tests.parity.plain import assert_same_bits, config_of, tensors_of
-from tests.parity.test_modules import Case, written
 
 FOLDER = Path(__file__).parents[1] / "fixtures" / "wild" / "bases"
 
