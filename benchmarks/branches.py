@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from merge import HERE, Case, Timed, inputs, measure
+from merge import HERE, Case, Timed, inputs, measure, read_once
 from rich.console import Console
 from rich.table import Table
 
@@ -64,10 +64,7 @@ def bench(
     base: Path, adapters: Sequence[Path], folder: Path, rounds: int, peft: bool
 ) -> dict[str, Timed]:
     """Time all commands in turns; each begins when what the one before wrote is on disk."""
-    for file in [*base.iterdir(), *(file for adapter in adapters for file in adapter.iterdir())]:
-        with open(file, "rb", buffering=0) as opened:
-            while opened.read(1 << 24):
-                pass
+    read_once(file for folder in [base, *adapters] for file in folder.iterdir())
     found: dict[str, Timed] = {}
     with tempfile.TemporaryDirectory(dir=folder) as name:
         scratch = Path(name)

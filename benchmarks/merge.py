@@ -4,11 +4,12 @@
                                [--files 1 8 64] [--rounds 3] [--no-peft] [--folder DIR] [--json FILE]
 
 Every command is a process of its own, start and imports included. The commands take turns, because one
-machine is not equally fast all day: only the ratios within a run mean anything. Outputs are removed after
-each. The inputs are read once before the first round, so that they come from memory where they fit in it.
+machine is not equally fast all day: only the ratios within a run mean anything. Each begins when what the one
+before wrote is on disk, and outputs are removed after each. The inputs are read once before the first round,
+so that they come from memory where they fit in it.
 
-The floor is what nobody can go below: the time of copying all bytes in parallel, or that of the products'
-multiplications on all cores, whichever is more.
+The floor is what nobody can go below whose output is to outlive a power cut: the time of copying all bytes in
+parallel until they are on disk, or that of the products' multiplications on all cores, whichever is more.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -41,7 +42,7 @@ steps:
 {dequantize}  - merge
   - save: {{path: "{output}"}}
 """
-COPY = "parallel cp"
+COPY, SYNCED = "parallel cp", "parallel cp, and sync"
 
 
 @dataclass(frozen=True)
@@ -91,11 +92,14 @@ def commands(
     )
     mergeline = Path(sys.executable).with_name("mergeline")
     copy_all = f"mkdir {output} && ls {base}/* | xargs -P{os.cpu_count()} -I{{}} cp {{}} {output}/"
+    sync = f"sync {output}/*"
     run = [str(mergeline), "run", str(recipe), "--quiet", f"hydra.run.dir={scratch}/run"]
     peer = map(str, (HERE / "peft_merge.py", base, adapter, output, case.base))
     return {
         "cp -r": ["cp", "-r", str(base), str(output)],
+        "cp -r, and sync": ["sh", "-c", f"cp -r {base} {output} && {sync}"],
         COPY: ["sh", "-c", copy_all],
+        SYNCED: ["sh", "-c", f"{copy_all} && {sync}"],
         "mergeline, stream": [*run, "engine=stream"],
         "PEFT": [sys.executable, *peer],
     }
@@ -114,6 +118,14 @@ def measure(command: Sequence[str], log: Path) -> tuple[float, int]:
     return seconds, usage.ru_maxrss * 1024
 
 
+def read_once(files: Iterable[Path]) -> None:
+    """So that they come from memory, where they fit in it."""
+    for file in files:
+        with open(file, "rb", buffering=0) as opened:
+            while opened.read(1 << 24):
+                pass
+
+
 def inputs(case: Case, folder: Path) -> tuple[Path, Path]:
     """Base and adapter. Made by another process: a child's peak counts what its parent held."""
     command = [sys.executable, str(HERE / "inputs.py"), case.size, str(folder)]
@@ -128,10 +140,7 @@ def bench(
     case: Case, base: Path, adapter: Path, folder: Path, rounds: int, peft: bool
 ) -> dict[str, Timed]:
     """Time all commands of one case, in turns."""
-    for file in [*base.iterdir(), *adapter.iterdir()]:
-        with open(file, "rb", buffering=0) as opened:
-            while opened.read(1 << 24):
-                pass
+    read_once([*base.iterdir(), *adapter.iterdir()])
     found: dict[str, Timed] = {}
     with tempfile.TemporaryDirectory(dir=folder) as name:
         scratch = Path(name)
@@ -141,6 +150,7 @@ def bench(
             for label, command in todo.items():
                 if label == "PEFT" and not peft:
                     continue
+                os.sync()
                 seconds, peak = measure(command, scratch / "log")
                 shutil.rmtree(output)
                 timed = found.setdefault(label, Timed())
@@ -167,7 +177,7 @@ def floor(case: Case, found: Mapping[str, Timed], read: int, rate: float) -> flo
     shape = SHAPES[case.size]
     computed = 2 * RANK * merged_elements(shape, case.adapter) / rate
     written = sum(2 * math.prod(size) for _, size in tensors(shape))
-    return max(computed, found[COPY].median * (read + written) / (2 * read))
+    return max(computed, found[SYNCED].median * (read + written) / (2 * read))
 
 
 def show(case: Case, found: Mapping[str, Timed], least: float) -> None:

@@ -125,7 +125,7 @@ class _Pass:
                 self._told(len(data))
             assert not places, f"nothing made {next(iter(places))}"
         except Exception as error:
-            output.error = error
+            self._give_up(output, error)
 
     def _copy(self, item: Copied) -> None:
         output = self._of[item.target]
@@ -134,7 +134,7 @@ class _Pass:
         try:
             _copy(item, self._files, self._told)
         except Exception as error:
-            output.error = error
+            self._give_up(output, error)
 
     def _change(self, items: Sequence[ChangedRows]) -> None:
         if not items:
@@ -146,7 +146,12 @@ class _Pass:
             wrong = [error] * len(items)
         for item, what in zip(items, wrong, strict=True):
             if what is not None:
-                self._of[item.target].error = what
+                self._give_up(self._of[item.target], what)
+
+    def _give_up(self, output: Output, error: Exception) -> None:
+        output.error = error
+        for shard in output.shards:
+            self._files.outputs[output.folder / shard.name].give_up()
 
     def _changed(self, item: ChangedRows) -> None:
         self._of[item.target].changed.add(item.tensor.key)

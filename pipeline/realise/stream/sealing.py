@@ -80,6 +80,13 @@ class Front:
                 self._hashing.release()
         return None
 
+    def give_up(self) -> None:
+        """Hash no more, and give all buffers back."""
+        while self._ahead:
+            _, (_, kept) = self._ahead.popitem()
+            if kept is not None:
+                self._give(kept[1])
+
     def _hash(self, length: int, kept: tuple[memoryview, memoryview] | None) -> None:
         if kept is not None:
             data, buffer = kept

@@ -104,6 +104,7 @@ class Written:
         self._held: list[tuple[int, bytes]] = []
         self._held_bytes = 0
         self._holding = Lock()
+        self._given_up = False
 
     def stretch(self, at: int) -> Stretch:
         """To write from a byte on."""
@@ -127,6 +128,8 @@ class Written:
 
     def chunk_full(self, chunk: memoryview, first: int, last: int, at: int) -> bool:
         """Write what is filled of a chunk, and have it hashed. Returns whether the chunk is kept for that."""
+        if self._given_up:
+            return False
         data = chunk[first:last]
         self._write(data, at)
         keep = self.front.comes_next(at) or self._chunks.suffice
@@ -135,6 +138,11 @@ class Written:
         self._tell(at, len(data), (data, chunk) if keep else None)
         return keep
 
+    def give_up(self) -> None:
+        """Write no more of it, and leave the memory to other files."""
+        self._given_up = True
+        self.front.give_up()
+
     def sync(self) -> None:
         """Have all on disk."""
         self.let_go()
@@ -142,6 +150,8 @@ class Written:
 
     def _tell(self, at: int, length: int, kept: tuple[memoryview, memoryview] | None) -> None:
         self.front.wrote(at, length, kept)
+        if self._given_up:  # meanwhile
+            self.front.give_up()
         digest = self.front.follow()
         if digest is not None:
             self._complete(self, digest)

@@ -33,21 +33,19 @@ Open = Callable[..., Written]
 @pytest.fixture
 def new(tmp_path: Path) -> Iterator[Open]:
     """Makes the file `x` of the size of DATA; `told` gets its hash."""
-    descriptors = []
+    descriptors: list[int] = []
 
     def make(told: list[str], direct: bool, chunks: Chunks) -> Written:
         path = tmp_path / "x"
-        descriptors.append(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL))
+        descriptors.append(file := os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL))
         os.truncate(path, len(DATA))
+        past = None
         if direct:
             try:
-                descriptors.append(os.open(path, os.O_WRONLY | os.O_DIRECT))
+                descriptors.append(past := os.open(path, os.O_WRONLY | os.O_DIRECT))
             except OSError:
                 pytest.skip("the file system of the tests' folder cannot write past its cache")
-        past = descriptors[1] if direct else None
-        return Written(
-            descriptors[0], past, len(DATA), chunks, lambda file, digest: told.append(digest)
-        )
+        return Written(file, past, len(DATA), chunks, lambda file, digest: told.append(digest))
 
     yield make
     for descriptor in descriptors:
@@ -108,6 +106,29 @@ def test_what_is_far_ahead_waits_in_no_more_memory_than_it_may(
         write(file, chunks, *one)
     assert told == [blake3(DATA).hexdigest()]
     assert len(made) <= 1 + 8 // 2 + 1
+
+
+def test_a_file_that_is_given_up_leaves_its_memory_to_others(
+    new: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chunks = Chunks(2 * PAGE, 1)
+    lost = new([], True, chunks)
+    write(lost, chunks, PAGE, 30 * PAGE)  # not from the start of the file, so nothing is hashed
+    lost.give_up()
+    write(lost, chunks, 30 * PAGE, 40 * PAGE)
+    assert (tmp_path / "x").read_bytes()[30 * PAGE : 40 * PAGE] == bytes(10 * PAGE)
+
+    def refuse(*_: Any) -> int:
+        raise AssertionError("what is in memory is not to be read")
+
+    monkeypatch.setattr(os, "preadv", refuse)
+    told: list[str] = []
+    (tmp_path / "x").unlink()
+    other = new(told, True, chunks)
+    write(other, chunks, 4 * PAGE, 12 * PAGE)
+    write(other, chunks, 0, 4 * PAGE)
+    write(other, chunks, 12 * PAGE, len(DATA))
+    assert told == [blake3(DATA).hexdigest()]
 
 
 def test_a_file_system_that_refuses_the_multiples_is_written_through_its_cache(
