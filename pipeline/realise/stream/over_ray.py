@@ -76,9 +76,7 @@ def write_over_ray(
         versions(),
         machine()["processor"],
     )
-    with connected(
-        AUTO, where="workers=ray", fix="start one with `ray start`, or set RAY_ADDRESS"
-    ):
+    with connected(AUTO, where="workers=ray", fix="start one with `ray start`, or set RAY_ADDRESS"):
         _write_all(output, order, _memory(output, by), advance)
     shutil.rmtree(attempts)
 
