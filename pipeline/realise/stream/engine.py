@@ -23,7 +23,7 @@ from pipeline.realise.stream.output import Make, Output
 from pipeline.realise.stream.ranges import ChangedRows, Copied, Range, ranges
 from pipeline.realise.stream.rows import Advance, change_rows
 from pipeline.realise.stream.sealing import Sealing
-from pipeline.realise.stream.writing import PAGE, Chunks, Written
+from pipeline.realise.stream.writing import PAGE, Chunks, Written, set_aside
 
 
 def write_shards(
@@ -192,7 +192,7 @@ def _opened(
         inputs = {path: opened(path, "rb") for path in bases}
         descriptors = {path: opened(path, "x+b") for path in shards}
         for path, (_, shard) in shards.items():
-            os.truncate(descriptors[path], shard.size)
+            (os.truncate if scratch else set_aside)(descriptors[path], shard.size)
         direct = {path: None if scratch else past_the_cache(path) for path in shards}
         chunks = Chunks(chunk_size(len(outputs)), threads * len(outputs))
         sealing = stack.enter_context(Sealing())

@@ -15,7 +15,7 @@ import pytest
 from blake3 import blake3
 
 from pipeline.realise.stream import writing
-from pipeline.realise.stream.writing import PAGE, Chunks, Written
+from pipeline.realise.stream.writing import PAGE, Chunks, Written, set_aside
 
 DATA = os.urandom(150 * PAGE + 777)
 
@@ -129,6 +129,14 @@ def test_a_file_that_is_given_up_leaves_its_memory_to_others(
     write(other, chunks, 0, 4 * PAGE)
     write(other, chunks, 12 * PAGE, len(DATA))
     assert told == [blake3(DATA).hexdigest()]
+
+
+def test_a_file_has_its_length_at_once_and_its_blocks_where_that_can_be(tmp_path: Path) -> None:
+    with open(tmp_path / "y", "x+b", buffering=0) as file:
+        set_aside(file.fileno(), 100 * PAGE + 1)
+        assert file.read() == bytes(100 * PAGE + 1)
+    with open("/dev/null", "r+b", buffering=0) as nothing, pytest.raises(OSError, match="Invalid"):
+        set_aside(nothing.fileno(), PAGE)  # neither way
 
 
 def test_a_file_system_that_refuses_the_multiples_is_written_through_its_cache(
