@@ -21,6 +21,7 @@ LIBRARIES = 700_000_000
 """Resident bytes of torch, transformers, peft and bitsandbytes themselves, measured on a CPU."""
 _STREAM = 170_000_000
 """Resident bytes of Python, numpy and numba with its kernels."""
+_SHARED = _STREAM + AHEAD + FACTORS_AT_ONCE
 _SUMMED_BY_TORCH = 210_000_000
 """Those of torch, which finds the mean of scales that are quantized too."""
 _COPIES = 3
@@ -58,7 +59,7 @@ def stream_bytes(tensors: Iterable[Tensor], threads: int | None = None) -> int:
     tensors = list(tensors)
     factors = max(map(_factors, tensors), default=0)
     own = BLOCK + chunk_size(1) + factors
-    return _STREAM + AHEAD + (threads or cores()) * own + _scales(tensors)
+    return _SHARED + (threads or cores()) * own + _scales(tensors)
 
 
 def pass_bytes(outputs: Sequence[Sequence[Tensor]]) -> int:
@@ -67,12 +68,11 @@ def pass_bytes(outputs: Sequence[Sequence[Tensor]]) -> int:
     factors = max(*largest, min(sum(largest), FACTORS_AT_ONCE))
     scales = max(map(_scales, outputs), default=0)
     own = 2 * BLOCK + len(outputs) * chunk_size(len(outputs)) + factors
-    return _STREAM + AHEAD + cores() * own + scales
+    return _SHARED + cores() * own + scales
 
 
 def _factors(tensor: Tensor) -> int:
-    factors = (factor for delta in tensor.deltas for factor in (delta.a, delta.b))
-    return sum(math.prod(factor.info.shape) * BYTES["float32"] for factor in factors)
+    return sum(delta.bytes for delta in tensor.deltas)
 
 
 def _scales(tensors: Iterable[Tensor]) -> int:

@@ -11,7 +11,8 @@ LEAST_CHUNK = 1 << 20
 AHEAD = 64 << 20
 """Written, but kept until they are hashed, because those before them are not written yet."""
 FACTORS_AT_ONCE = 32 << 20
-"""Of factors in float32, in one thread, for all outputs that it writes; those of one output at least."""
+"""Of factors in float32 that threads have in common, for all outputs that they write, and of the scales of
+quantized weights; those of one tensor of one output at least."""
 
 
 def chunk_size(outputs: int) -> int:

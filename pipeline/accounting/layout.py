@@ -33,6 +33,11 @@ class Delta:
     """[rows, rank]."""
     scale: float
 
+    @property
+    def bytes(self) -> int:
+        """Of both, in float32."""
+        return 4 * sum(math.prod(factor.info.shape) for factor in (self.a, self.b))
+
 
 @dataclass(frozen=True)
 class Form:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -64,13 +64,13 @@ def act_for(change: Change, item: ChangedRows, files: Files, buffer: memoryview)
         case Quantization():
             return _through_4bit(change, item, files, buffer)
         case Unpack4():
-            return _unpack_4bit(change, item)
+            return _unpack_4bit(change, item, files)
         case Unpack8():
             return _unpack_8bit(change, item)
         case Delta():
-            return _add(change, item)
+            return _add(change, item, files)
         case Summed():
-            return _sum(change, item)
+            return _sum(change, item, files)
 
 
 def _cast(block: Block, dtype: Any, tensor: Tensor) -> int:
@@ -88,7 +88,15 @@ def _through_8bit(block: Block, item: ChangedRows) -> int:
 
 
 def _through_4bit(change: Quantization, item: ChangedRows, files: Files, buffer: memoryview) -> Act:
-    scales = _nested_scales(item, files, buffer) if change.double_quant else None
+    scales: NDArray[np.float32] | None = None
+    if change.double_quant:
+        changes = item.tensor.changes
+        before = changes[: changes.index(change)]
+        count = math.prod(item.tensor.form.shape) // BLOCK_4BIT
+        whole = files.shared.get(
+            (item.base, before), 4 * count, lambda: _nested_scales(before, item, files, buffer)
+        )
+        scales = whole[item.first * item.columns // BLOCK_4BIT :]
 
     def act(block: Block) -> int:
         own = scales if scales is None else scales[block.row * item.columns // BLOCK_4BIT :]
@@ -99,14 +107,15 @@ def _through_4bit(change: Quantization, item: ChangedRows, files: Files, buffer:
     return act
 
 
-def _nested_scales(item: ChangedRows, files: Files, buffer: memoryview) -> NDArray[np.float32]:
+def _nested_scales(
+    before: Sequence[Change], item: ChangedRows, files: Files, buffer: memoryview
+) -> NDArray[np.float32]:
     """The scales of a whole tensor when they are quantized too, from a first pass over it.
 
     They are those of the tensor as it is quantized: cast before to the dtype of the model.
     """
     tensor, info, found = item.tensor, item.base.info, []
-    casts = itertools.takewhile(lambda change: change is not tensor.through, tensor.changes)
-    dtypes = [change.dtype for change in casts if isinstance(change, Cast)]
+    dtypes = [change.dtype for change in before if isinstance(change, Cast)]
     block = Block(buffer)
     for offset in range(0, info.bytes, len(buffer)):
         block.data, block.dtype = buffer[: min(len(buffer), info.bytes - offset)], info.dtype
@@ -120,10 +129,12 @@ def _nested_scales(item: ChangedRows, files: Files, buffer: memoryview) -> NDArr
     return scales
 
 
-def _unpack_4bit(change: Unpack4, item: ChangedRows) -> Act:
+def _unpack_4bit(change: Unpack4, item: ChangedRows, files: Files) -> Act:
     dtype: Any = change.form.dtype
     per_row = item.columns // BLOCK_4BIT
-    scales = stored_scales(change, item.first * per_row, item.count * per_row)
+    count = math.prod(item.tensor.form.shape) // BLOCK_4BIT
+    whole = files.shared.get(change, 4 * count, lambda: stored_scales(change))
+    scales = whole[item.first * per_row :]
 
     def act(block: Block) -> int:
         count = len(block.data) * 2
@@ -150,23 +161,23 @@ def _unpack_8bit(change: Unpack8, item: ChangedRows) -> Act:
     return act
 
 
-def _add(delta: Delta, item: ChangedRows) -> Act:
-    factors = _factors(delta, item)
+def _add(delta: Delta, item: ChangedRows, files: Files) -> Act:
+    factors = _factors(delta, files)
     return lambda block: kernels.fold_rows(
-        block.data, block.dtype, item.columns, factors, block.row
+        block.data, block.dtype, item.columns, factors, item.first + block.row
     )
 
 
-def _sum(change: Summed, item: ChangedRows) -> Act:
+def _sum(change: Summed, item: ChangedRows, files: Files) -> Act:
     dtype: Any = change.dtype
-    factors = [_factors(delta, item) for delta in change.deltas]
+    factors = [_factors(delta, files) for delta in change.deltas]
 
     def act(block: Block) -> int:
         count = len(block.data) // SIZE["F32"]
         before = block.other(f"{dtype} before", count * SIZE[dtype])
         cast(block.data, "F32", before, dtype)
         for delta in factors:
-            kernels.fold_rows(block.data, "F32", item.columns, delta, block.row)
+            kernels.fold_rows(block.data, "F32", item.columns, delta, item.first + block.row)
         after = block.other(dtype, count * SIZE[dtype])
         broken = cast(block.data, "F32", after, dtype) & kernels.NOT_FINITE
         block.data, block.dtype = after, dtype
@@ -175,9 +186,12 @@ def _sum(change: Summed, item: ChangedRows) -> Act:
     return act
 
 
-def _factors(delta: Delta, item: ChangedRows) -> kernels.Factors:
-    b = read_floats(delta.b)[item.first : item.first + item.count]
-    return kernels.padded(read_floats(delta.a), b, delta.scale)
+def _factors(delta: Delta, files: Files) -> kernels.Factors:
+    return files.shared.get(
+        delta,
+        delta.bytes,
+        lambda: kernels.padded(read_floats(delta.a), read_floats(delta.b), delta.scale),
+    )
 
 
 def _not_quantizable(tensor: Tensor) -> MergeError:

@@ -14,7 +14,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
-from pipeline.accounting.buffers import BLOCK, chunk_size
+from pipeline.accounting.buffers import BLOCK, FACTORS_AT_ONCE, chunk_size
 from pipeline.accounting.layout import Shard
 from pipeline.accounting.processor import cores
 from pipeline.checkpoint.journal import Finished
@@ -23,6 +23,7 @@ from pipeline.realise.stream.output import Make, Output
 from pipeline.realise.stream.ranges import ChangedRows, Copied, Range, ranges
 from pipeline.realise.stream.rows import Advance, change_rows
 from pipeline.realise.stream.sealing import Sealing
+from pipeline.realise.stream.shared import Shared
 from pipeline.realise.stream.writing import PAGE, Chunks, Written, set_aside
 
 
@@ -205,7 +206,7 @@ def _opened(
             return Written(descriptors[path], direct[path], shard.size, chunks, complete)
 
         outs = {path: written(path, *of) for path, of in shards.items()}
-        yield Files(inputs, outs, chunks), sealing
+        yield Files(inputs, outs, chunks, Shared(FACTORS_AT_ONCE)), sealing
 
 
 def _copy(item: Copied, files: Files, advance: Advance) -> None:

@@ -9,17 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import InputError
+from pipeline.realise.stream.shared import Shared
 from pipeline.realise.stream.writing import Chunks, Written
 
 
 @dataclass(frozen=True)
 class Files:
-    """Descriptors of the inputs, and the outputs."""
+    """Descriptors of the inputs, the outputs, and what threads have in common."""
 
     inputs: Mapping[Path, int]
     outputs: Mapping[Path, Written]
     chunks: Chunks
     """Of memory, for all outputs."""
+    shared: Shared
 
     def read(self, path: Path, into: memoryview, at: int) -> None:
         """Fill the buffer. Raises InputError when the file ends before."""

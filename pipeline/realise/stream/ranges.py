@@ -18,8 +18,8 @@ from pipeline.realise.stream.output import Output
 from pipeline.realise.stream.tiles import ROWS
 
 AT_ONCE = 16 << 20
-"""Bytes of one range: enough that threads seldom ask for the next, few enough that they end together and
-that what is written ahead of the hash stays in memory."""
+"""Bytes of one range, in all outputs: enough that threads seldom ask for the next, few enough that they end
+together and that what is written ahead of the hash stays in memory."""
 ABREAST = 2
 """Files of one output that are written at a time: one thread at a time hashes a file."""
 
@@ -155,8 +155,7 @@ def _batches(changed: Sequence[ChangedRows]) -> Iterator[list[ChangedRows]]:
     batch: list[ChangedRows] = []
     room = FACTORS_AT_ONCE
     for one in changed:
-        factors = (factor for delta in one.tensor.deltas for factor in (delta.a, delta.b))
-        takes = sum(4 * math.prod(factor.info.shape) for factor in factors)
+        takes = sum(delta.bytes for delta in one.tensor.deltas)
         if batch and takes > room:
             yield batch
             batch, room = [], FACTORS_AT_ONCE
@@ -168,9 +167,7 @@ def _batches(changed: Sequence[ChangedRows]) -> Iterator[list[ChangedRows]]:
 
 def _rows(whole: Sequence[ChangedRows]) -> Iterator[tuple[ChangedRows, ...]]:
     rows = whole[0].count
-    step = max(1, AT_ONCE // max(one.row_bytes for one in whole) // ROWS) * ROWS
-    if any(one.tensor.through and one.tensor.through.double_quant for one in whole):
-        step = rows  # its scales depend on the whole tensor
+    step = max(1, AT_ONCE // sum(one.row_bytes for one in whole) // ROWS) * ROWS
     for first in range(0, rows, step):
         count = min(step, rows - first)
         yield tuple(

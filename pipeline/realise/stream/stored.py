@@ -15,12 +15,12 @@ def read_floats(tensor: Stored) -> NDArray[np.float32]:
     return as_float32(_read(tensor), tensor.info.dtype).reshape(tensor.info.shape)
 
 
-def stored_scales(change: Unpack4, first: int, count: int) -> NDArray[np.float32]:
-    """Scales of `count` blocks of 64 numbers of a weight that is stored in 4 bits, from the `first`."""
+def stored_scales(change: Unpack4) -> NDArray[np.float32]:
+    """The scale of each block of 64 numbers of a weight that is stored in 4 bits."""
     if change.nested is None:
-        return read_floats(change.scales)[first : first + count]
-    codes = np.frombuffer(_read(change.scales), np.uint8)[first : first + count]
-    largest = read_floats(change.nested.largest)[np.arange(first, first + count) // NESTED_GROUP]
+        return read_floats(change.scales).reshape(-1)
+    codes = np.frombuffer(_read(change.scales), np.uint8)
+    largest = read_floats(change.nested.largest).repeat(NESTED_GROUP)[: len(codes)]
     found: NDArray[np.float32] = read_floats(change.nested.levels)[codes] * largest
     return found + np.float32(change.nested.offset)
 
