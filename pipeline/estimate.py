@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from pipeline.accounting.buffers import AHEAD, BLOCK, FACTORS_AT_ONCE, chunk_size
+from pipeline.accounting.buffers import BLOCK, FACTORS_AT_ONCE, ahead, chunk_size
 from pipeline.accounting.layout import Tensor
 from pipeline.accounting.modular import BUDGET
 from pipeline.accounting.processor import cores
@@ -21,7 +21,7 @@ LIBRARIES = 700_000_000
 """Resident bytes of torch, transformers, peft and bitsandbytes themselves, measured on a CPU."""
 _STREAM = 170_000_000
 """Resident bytes of Python, numpy and numba with its kernels."""
-_SHARED = _STREAM + AHEAD + FACTORS_AT_ONCE
+_SHARED = _STREAM + FACTORS_AT_ONCE
 _SUMMED_BY_TORCH = 210_000_000
 """Those of torch, which finds the mean of scales that are quantized too."""
 _COPIES = 3
@@ -59,7 +59,7 @@ def stream_bytes(tensors: Iterable[Tensor], threads: int | None = None) -> int:
     tensors = list(tensors)
     factors = max(map(_factors, tensors), default=0)
     own = BLOCK + chunk_size(1) + factors
-    return _SHARED + (threads or cores()) * own + _scales(tensors)
+    return _SHARED + ahead(1) + (threads or cores()) * own + _scales(tensors)
 
 
 def pass_bytes(outputs: Sequence[Sequence[Tensor]]) -> int:
@@ -68,7 +68,7 @@ def pass_bytes(outputs: Sequence[Sequence[Tensor]]) -> int:
     factors = max(*largest, min(sum(largest), FACTORS_AT_ONCE))
     scales = max(map(_scales, outputs), default=0)
     own = 2 * BLOCK + len(outputs) * chunk_size(len(outputs)) + factors
-    return _SHARED + cores() * own + scales
+    return _SHARED + ahead(len(outputs)) + cores() * own + scales
 
 
 def _factors(tensor: Tensor) -> int:

@@ -14,7 +14,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
-from pipeline.accounting.buffers import BLOCK, FACTORS_AT_ONCE, chunk_size
+from pipeline.accounting.buffers import BLOCK, FACTORS_AT_ONCE, ahead, chunk_size, range_size
 from pipeline.accounting.layout import Shard
 from pipeline.accounting.processor import cores
 from pipeline.checkpoint.journal import Finished
@@ -63,6 +63,7 @@ def write_outputs(
     the system has some, and is not put on disk. Raises what goes wrong with files that are complete.
     """
     count = threads or cores()
+    at_once = range_size(len(outputs), count)
     with (
         _opened(outputs, count, scratch=scratch) as (files, sealing),
         ThreadPoolExecutor(count) as pool,
@@ -71,7 +72,7 @@ def write_outputs(
         try:
             for path, (_, shard) in _shards(outputs).items():
                 files.outputs[path].write(memoryview(shard.header), 0)
-            futures = [pool.submit(work.do, item) for item in ranges(outputs)]
+            futures = [pool.submit(work.do, item) for item in ranges(outputs, at_once)]
             for output in outputs:
                 work.make(output)
             for future in wait(futures, return_when=FIRST_EXCEPTION).done:
@@ -195,7 +196,8 @@ def _opened(
         for path, (_, shard) in shards.items():
             (os.truncate if scratch else set_aside)(descriptors[path], shard.size)
         direct = {path: None if scratch else past_the_cache(path) for path in shards}
-        chunks = Chunks(chunk_size(len(outputs)), threads * len(outputs))
+        size = chunk_size(len(outputs))
+        chunks = Chunks(size, threads * len(outputs) + ahead(len(outputs)) // size)
         sealing = stack.enter_context(Sealing())
 
         def written(path: Path, output: Output, shard: Shard) -> Written:

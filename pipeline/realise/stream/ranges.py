@@ -17,9 +17,6 @@ from pipeline.accounting.layout import Shard, Stored, Tensor
 from pipeline.realise.stream.output import Output
 from pipeline.realise.stream.tiles import ROWS
 
-AT_ONCE = 16 << 20
-"""Bytes of one range, in all outputs: enough that threads seldom ask for the next, few enough that they end
-together and that what is written ahead of the hash stays in memory."""
 ABREAST = 2
 """Files of one output that are written at a time: one thread at a time hashes a file."""
 
@@ -77,24 +74,24 @@ Range = Copied | tuple[ChangedRows, ...]
 """Rows are the same rows of the same tensor of the base, once for each output."""
 
 
-def ranges(outputs: Sequence[Output]) -> Iterator[Range]:
-    """All that is to be written.
+def ranges(outputs: Sequence[Output], at_once: int) -> Iterator[Range]:
+    """All that is to be written, in ranges of so many bytes in all outputs.
 
     One output is written file after file, `ABREAST` of them in turns: files that are finished early are
     hashed and on disk while others are written, and outlive a kill. Several are written in the order of the
     base, so that what is read for one is at hand for the others.
     """
     if len(outputs) > 1:
-        pieces = (_pieces(shard, one) for one in outputs for shard in one.shards)
-        yield from _cut(sorted(chain.from_iterable(pieces), key=_place))
+        pieces = (_pieces(shard, one, at_once) for one in outputs for shard in one.shards)
+        yield from _cut(sorted(chain.from_iterable(pieces), key=_place), at_once)
         return
-    waiting = iter([(shard, one) for one in outputs for shard in one.shards])
-    lanes = [chain.from_iterable(_cut(_pieces(*one)) for one in waiting) for _ in range(ABREAST)]
+    files = iter([_pieces(shard, one, at_once) for one in outputs for shard in one.shards])
+    lanes = [chain.from_iterable(_cut(one, at_once) for one in files) for _ in range(ABREAST)]
     for abreast in zip_longest(*lanes):
         yield from filter(None, abreast)
 
 
-def _pieces(shard: Shard, output: Output) -> Iterator[Copied | ChangedRows]:
+def _pieces(shard: Shard, output: Output, at_once: int) -> Iterator[Copied | ChangedRows]:
     """A file of an output: runs that are copied, and whole tensors that are changed."""
     target = output.folder / shard.name
     run: Copied | None = None
@@ -102,7 +99,7 @@ def _pieces(shard: Shard, output: Output) -> Iterator[Copied | ChangedRows]:
         if tensor.base is None or not tensor.bytes:
             continue
         if not tensor.copied:
-            yield from _split(run)
+            yield from _split(run, at_once)
             run = None
             yield ChangedRows(tensor, 0, tensor.form.shape[0], target, at, output.safe)
             continue
@@ -110,9 +107,9 @@ def _pieces(shard: Shard, output: Output) -> Iterator[Copied | ChangedRows]:
         if run and _continues(run, here):
             run = replace(run, length=run.length + here.length)
         else:
-            yield from _split(run)
+            yield from _split(run, at_once)
             run = here
-    yield from _split(run)
+    yield from _split(run, at_once)
 
 
 def _place(piece: Copied | ChangedRows) -> tuple[Path, int]:
@@ -122,7 +119,7 @@ def _place(piece: Copied | ChangedRows) -> tuple[Path, int]:
     return piece.base.file, piece.base.info.start
 
 
-def _cut(pieces: Iterable[Copied | ChangedRows]) -> Iterator[Range]:
+def _cut(pieces: Iterable[Copied | ChangedRows], at_once: int) -> Iterator[Range]:
     for _, together in groupby(pieces, _place):
         changed: list[ChangedRows] = []
         for piece in together:
@@ -131,7 +128,7 @@ def _cut(pieces: Iterable[Copied | ChangedRows]) -> Iterator[Range]:
             else:
                 changed.append(piece)
         for whole in _batches(changed):
-            yield from _rows(whole)
+            yield from _rows(whole, at_once)
 
 
 def _continues(run: Copied, after: Copied) -> bool:
@@ -142,11 +139,11 @@ def _continues(run: Copied, after: Copied) -> bool:
     )
 
 
-def _split(run: Copied | None) -> Iterator[Copied]:
+def _split(run: Copied | None, at_once: int) -> Iterator[Copied]:
     if run is None:
         return
-    for offset in range(0, run.length, AT_ONCE):
-        length = min(AT_ONCE, run.length - offset)
+    for offset in range(0, run.length, at_once):
+        length = min(at_once, run.length - offset)
         yield replace(run, start=run.start + offset, at=run.at + offset, length=length)
 
 
@@ -165,9 +162,9 @@ def _batches(changed: Sequence[ChangedRows]) -> Iterator[list[ChangedRows]]:
         yield batch
 
 
-def _rows(whole: Sequence[ChangedRows]) -> Iterator[tuple[ChangedRows, ...]]:
+def _rows(whole: Sequence[ChangedRows], at_once: int) -> Iterator[tuple[ChangedRows, ...]]:
     rows = whole[0].count
-    step = max(1, AT_ONCE // sum(one.row_bytes for one in whole) // ROWS) * ROWS
+    step = max(1, at_once // sum(one.row_bytes for one in whole) // ROWS) * ROWS
     for first in range(0, rows, step):
         count = min(step, rows - first)
         yield tuple(

@@ -19,7 +19,6 @@ from threading import Condition, Lock
 
 import numpy as np
 
-from pipeline.accounting.buffers import AHEAD
 from pipeline.realise.stream.sealing import Front
 
 PAGE = 4096
@@ -35,10 +34,10 @@ _CLONE = 0x4020940D
 class Chunks:
     """Buffers of one size that start at a page, used again and again by the threads of one pass."""
 
-    def __init__(self, size: int, in_hand: int) -> None:
-        """`in_hand` are those that threads are filling; `AHEAD` comes on top."""
+    def __init__(self, size: int, most: int) -> None:
+        """`most` are those that threads are filling and those that are kept to be hashed."""
         self.size = size
-        self._most = in_hand + max(1, AHEAD // size)
+        self._most = most
         self._out = self._at_work = self._waiting = 0
         self._free: list[memoryview] = []
         self._changed = Condition()

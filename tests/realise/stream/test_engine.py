@@ -26,7 +26,7 @@ from pipeline.checkpoint.hashes import hash_file
 from pipeline.checkpoint.headers import read_header
 from pipeline.checkpoint.journal import Finished
 from pipeline.errors import InputError, MergeError
-from pipeline.realise.stream import engine, ranges, writing
+from pipeline.realise.stream import engine, writing
 from pipeline.realise.stream.engine import write_shards
 from pipeline.realise.stream.stored import read_floats
 from pipeline.realise.stream.writing import PAGE, Written, write_all
@@ -95,7 +95,7 @@ def test_copied_and_folded_tensors_are_each_in_their_place(
     monkeypatch.setattr(engine, "BLOCK", 512)
     monkeypatch.setattr(engine, "chunk_size", lambda outputs: PAGE)
     monkeypatch.setattr(writing, "SMALL", PAGE)
-    monkeypatch.setattr(ranges, "AT_ONCE", at_once)
+    monkeypatch.setattr(engine, "range_size", lambda outputs, threads: at_once)
     tensors = [Tensor(n, where, (delta,) if n == "c" else ()) for n, where in base.items()]
     told: list[float] = []
     done = write(lay_out(tensors, most), tmp_path / "out", threads=threads, advance=told.append)
@@ -231,7 +231,7 @@ def test_blocks_of_a_weight_in_4_bits_are_those_of_the_whole(
     tensor = Tensor("w", stored["w"], changes=(Quantization("nf4", double_quant),))
     write(lay_out([tensor], 10**9), tmp_path / "whole", threads=1)
     monkeypatch.setattr(engine, "BLOCK", 1024)
-    monkeypatch.setattr(ranges, "AT_ONCE", 3000)
+    monkeypatch.setattr(engine, "range_size", lambda outputs, threads: 3000)
     done = write(lay_out([tensor], 10**9), tmp_path / "cut", threads=5)
 
     whole, cut = values(tmp_path / "whole")["w"], values(tmp_path / "cut")["w"]

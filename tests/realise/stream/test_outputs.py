@@ -57,7 +57,7 @@ def pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "BLOCK", 1024)
     monkeypatch.setattr(engine, "chunk_size", lambda outputs: writing.PAGE)
     monkeypatch.setattr(writing, "SMALL", writing.PAGE)
-    monkeypatch.setattr(ranges, "AT_ONCE", 10_000)
+    monkeypatch.setattr(engine, "range_size", lambda outputs, threads: 10_000)
 
 
 @pytest.mark.parametrize("threads", [1, 3])

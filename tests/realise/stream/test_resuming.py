@@ -45,10 +45,11 @@ RECEIPT = "mergeline.json"
 SLOW = """
     import sys, time
     from pathlib import Path
-    from pipeline.realise.stream import engine, ranges, writing
+    from pipeline.realise.stream import engine, writing
     from tests.fixtures.session import save_merged
 
-    engine.BLOCK = ranges.AT_ONCE = writing.SMALL = 2048
+    engine.BLOCK = writing.SMALL = 2048
+    engine.range_size = lambda outputs, threads: 2048
     engine.chunk_size = lambda outputs: writing.PAGE
     write = writing.write_all
 

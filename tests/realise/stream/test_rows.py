@@ -23,7 +23,7 @@ from pipeline.accounting.layout import (
 )
 from pipeline.checkpoint.headers import read_header
 from pipeline.errors import MergeError
-from pipeline.realise.stream import engine, ranges
+from pipeline.realise.stream import engine
 from tests.realise.stream.test_engine import changed as keys_of
 from tests.realise.stream.test_engine import write
 
@@ -43,7 +43,7 @@ def changed(stored: Stored, folder: Path, *changes: Change) -> torch.Tensor:
 def cut(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "in pieces":
         monkeypatch.setattr(engine, "BLOCK", 1024)
-        monkeypatch.setattr(ranges, "AT_ONCE", 3000)
+        monkeypatch.setattr(engine, "range_size", lambda outputs, threads: 3000)
 
 
 @pytest.mark.parametrize("shape", [(300, 40), (70_001,), (1, 5), (0, 4)])

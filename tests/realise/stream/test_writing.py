@@ -24,7 +24,6 @@ DATA = os.urandom(150 * PAGE + 777)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writing, "SMALL", PAGE)
     monkeypatch.setattr(writing, "HELD", 2 * PAGE)
-    monkeypatch.setattr(writing, "AHEAD", 8 * PAGE)
 
 
 Open = Callable[..., Written]
@@ -79,7 +78,7 @@ def test_every_byte_is_in_its_place_and_the_hash_is_that_of_the_file(
     todo = stretches(60)
     if order == "shuffled":
         random.Random(3).shuffle(todo)
-    chunks, told = Chunks(2 * PAGE, threads), list[str]()
+    chunks, told = Chunks(2 * PAGE, threads + 4), list[str]()
     file = new(told, direct, chunks)
     with ThreadPoolExecutor(threads) as pool:
         for future in [pool.submit(write, file, chunks, *one) for one in todo]:
@@ -100,18 +99,18 @@ def test_what_is_far_ahead_waits_in_no_more_memory_than_it_may(
         return real(*arguments)
 
     monkeypatch.setattr(writing.mmap, "mmap", counting)
-    chunks, told = Chunks(2 * PAGE, 1), list[str]()
+    chunks, told = Chunks(2 * PAGE, 5), list[str]()
     file = new(told, True, chunks)
     for one in reversed(stretches(60)):
         write(file, chunks, *one)
     assert told == [blake3(DATA).hexdigest()]
-    assert len(made) <= 1 + 8 // 2 + 1
+    assert len(made) <= 5 + 1
 
 
 def test_a_file_that_is_given_up_leaves_its_memory_to_others(
     new: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chunks = Chunks(2 * PAGE, 1)
+    chunks = Chunks(2 * PAGE, 5)
     lost = new([], True, chunks)
     write(lost, chunks, PAGE, 30 * PAGE)  # not from the start of the file, so nothing is hashed
     lost.give_up()
@@ -142,7 +141,7 @@ def test_a_file_has_its_length_at_once_and_its_blocks_where_that_can_be(tmp_path
 def test_a_file_system_that_refuses_the_multiples_is_written_through_its_cache(
     new: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chunks, told = Chunks(2 * PAGE, 1), list[str]()
+    chunks, told = Chunks(2 * PAGE, 5), list[str]()
     file = new(told, True, chunks)
     monkeypatch.setattr(writing, "PAGE", 8)  # less than any disk takes
     write(file, chunks, 0, len(DATA))
@@ -154,7 +153,7 @@ def test_a_file_system_that_refuses_the_multiples_is_written_through_its_cache(
 def test_what_the_disk_refuses_is_raised_where_it_is_written(
     new: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chunks = Chunks(2 * PAGE, 1)
+    chunks = Chunks(2 * PAGE, 5)
     file = new([], True, chunks)
 
     def full(*_: Any) -> int:
@@ -169,7 +168,7 @@ def test_whole_pages_of_another_file_are_shared_where_the_file_system_can(
     new: Open, tmp_path: Path
 ) -> None:
     (tmp_path / "source").write_bytes(DATA)
-    chunks, told = Chunks(2 * PAGE, 1), list[str]()
+    chunks, told = Chunks(2 * PAGE, 5), list[str]()
     file = new(told, True, chunks)
     with open(tmp_path / "source", "rb") as source:
         shared = file.clone(source.fileno(), 0, 0, 100 * PAGE)
