@@ -95,7 +95,7 @@ def commands(
     sync = f"sync {output}/*"
     run = [str(mergeline), "run", str(recipe), "--quiet", f"hydra.run.dir={scratch}/run"]
     peer = map(str, (HERE / "peft_merge.py", base, adapter, output, case.base))
-    return {
+    found = {
         "cp -r": ["cp", "-r", str(base), str(output)],
         "cp -r, and sync": ["sh", "-c", f"cp -r {base} {output} && {sync}"],
         COPY: ["sh", "-c", copy_all],
@@ -103,6 +103,9 @@ def commands(
         "mergeline, stream": [*run, "engine=stream"],
         "PEFT": [sys.executable, *peer],
     }
+    if case.base == "nf4":
+        found["mergeline, live"] = [*run, "engine=live"]
+    return found
 
 
 def measure(command: Sequence[str], log: Path) -> tuple[float, int]:

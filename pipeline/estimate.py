@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from pipeline.accounting.buffers import BLOCK, FACTORS_AT_ONCE, ahead, chunk_size
+from pipeline.accounting.buffers import BLOCK, FACTORS_AT_ONCE, ahead, chunk_size, most_threads
 from pipeline.accounting.layout import Tensor
 from pipeline.accounting.modular import BUDGET
 from pipeline.accounting.processor import cores
@@ -59,7 +59,8 @@ def stream_bytes(tensors: Iterable[Tensor], threads: int | None = None) -> int:
     tensors = list(tensors)
     factors = max(map(_factors, tensors), default=0)
     own = BLOCK + chunk_size(1) + factors
-    return _SHARED + ahead(1) + (threads or cores()) * own + _scales(tensors)
+    threads = min(threads or cores(), most_threads(1))
+    return _SHARED + ahead(1) + threads * own + _scales(tensors)
 
 
 def pass_bytes(outputs: Sequence[Sequence[Tensor]]) -> int:
@@ -67,8 +68,11 @@ def pass_bytes(outputs: Sequence[Sequence[Tensor]]) -> int:
     largest = [max(map(_factors, tensors), default=0) for tensors in outputs]
     factors = max(*largest, min(sum(largest), FACTORS_AT_ONCE))
     scales = max(map(_scales, outputs), default=0)
-    own = 2 * BLOCK + len(outputs) * chunk_size(len(outputs)) + factors
-    return _SHARED + ahead(len(outputs)) + cores() * own + scales
+    count = len(outputs)
+    threads = min(cores(), most_threads(count))
+    own = 2 * BLOCK + count * chunk_size(count) + factors
+    held = 2 * count * chunk_size(count)  # edges, of two files of each
+    return _SHARED + ahead(count) + held + threads * own + scales
 
 
 def _factors(tensor: Tensor) -> int:
@@ -90,7 +94,8 @@ def modular_bytes(blueprint: Blueprint) -> int:
     dtype = blueprint.dequantize_dtype or blueprint.base.dtype or base.dtype
     sizes = (math.prod(t.shape) for name, t in base.tensors.items() if not _kept_whole(name))
     window = max(BUDGET, max(sizes, default=0) * BYTES[dtype])
-    return LIBRARIES + _COPIES * window + sum(_adapter_bytes(blueprint))
+    buffers = cores() * (BLOCK + chunk_size(1))
+    return LIBRARIES + buffers + _COPIES * window + sum(_adapter_bytes(blueprint))
 
 
 def _adapter_bytes(blueprint: Blueprint) -> list[int]:

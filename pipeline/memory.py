@@ -38,11 +38,13 @@ def peak_bytes() -> int:
 def collecting_nothing() -> Iterator[None]:
     """Do not look for garbage meanwhile. Imports and plans make hundreds of thousands of objects that stay,
     and Python would go through them again and again: a tenth of a second in every start."""
+    before = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        gc.enable()
+        if before:
+            gc.enable()
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -14,3 +14,10 @@ def test_garbage_is_looked_for_again_after_an_error() -> None:
         raise ValueError
 
     assert (within, gc.isenabled()) == (False, True)
+
+
+def test_within_another_it_changes_nothing() -> None:
+    with collecting_nothing():
+        with collecting_nothing():
+            pass
+        assert not gc.isenabled()

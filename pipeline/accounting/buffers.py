@@ -9,6 +9,7 @@ CHUNK = 4 << 20
 LEAST_CHUNK = 1 << 20
 """The same where very many files are written at once."""
 _AHEAD = 64 << 20
+_IN_HAND = 256 << 20
 FACTORS_AT_ONCE = 32 << 20
 """Of factors in float32 that threads have in common, for all outputs that they write, and of the scales of
 quantized weights; those of one tensor of one output at least."""
@@ -27,6 +28,14 @@ def ahead(outputs: int) -> int:
     return _AHEAD * min(outputs, 4)
 
 
+def most_threads(outputs: int) -> int:
+    """How many threads may be at work: each has a chunk of every output in hand."""
+    return max(1, _IN_HAND // (outputs * chunk_size(outputs)))
+
+
 def range_size(outputs: int, threads: int) -> int:
-    """Bytes of all outputs that a thread makes before it asks for more. All threads' together can be kept."""
-    return ahead(outputs) // threads
+    """Bytes of all outputs that a thread makes before it asks for more.
+
+    All threads' together can be kept, unless each output's share were less than is worth a write.
+    """
+    return max(ahead(outputs) // threads, outputs * LEAST_CHUNK)

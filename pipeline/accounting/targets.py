@@ -34,7 +34,7 @@ def targeted(config: Mapping[str, Any], modules: Iterable[str]) -> set[str] | No
     A list names modules or their ends, a text is a regular expression for whole names.
     """
     targets = config.get("target_modules")
-    if not targets or targets == "all-linear":
+    if not targets or str(targets).lower() == "all-linear":
         return None  # PEFT writes down what it made of these when it saves an adapter
     ends = tuple(config.get("target_parameters") or ())
     return {

@@ -1,8 +1,8 @@
 """Write the files of outputs: threads over ranges of bytes, each read, changed and written in small blocks.
 
-Blocks are small enough to stay in a core's cache while they are changed. Memory is one block and one pair of
-factors a thread, what is written at a time, and the scales of one weight where those are quantized too,
-whatever the size of the model.
+Blocks are small enough to stay in a core's cache while they are changed. Memory is what `accounting.buffers`
+says: blocks, what is written at a time and what waits for its hash, factors and scales that threads have in
+common. It does not grow with the model.
 """
 
 from __future__ import annotations
@@ -12,19 +12,27 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from pathlib import Path
 
-from pipeline.accounting.buffers import BLOCK, FACTORS_AT_ONCE, ahead, chunk_size, range_size
+from pipeline.accounting.buffers import (
+    BLOCK,
+    FACTORS_AT_ONCE,
+    ahead,
+    chunk_size,
+    most_threads,
+    range_size,
+)
 from pipeline.accounting.layout import Shard
 from pipeline.accounting.processor import cores
 from pipeline.checkpoint.journal import Finished
-from pipeline.realise.stream.files import Files
+from pipeline.realise.stream.files import OTHERS, Files, may_be_open
 from pipeline.realise.stream.output import Make, Output
 from pipeline.realise.stream.ranges import ChangedRows, Copied, Range, ranges
 from pipeline.realise.stream.rows import Advance, change_rows
 from pipeline.realise.stream.sealing import Sealing
 from pipeline.realise.stream.shared import Shared
-from pipeline.realise.stream.writing import PAGE, Chunks, Written, set_aside
+from pipeline.realise.stream.writing import PAGE, Chunks, OutputFile
 
 
 def write_shards(
@@ -60,24 +68,25 @@ def write_outputs(
 
     An output that goes wrong is given up, its `error` says why, and the others go on. `advance` is told of
     bytes written, from any thread. What is `scratch`, soon to be read and thrown away, stays in memory where
-    the system has some, and is not put on disk. Raises what goes wrong with files that are complete.
+    the system has some, and is not put on disk.
     """
-    count = threads or cores()
-    at_once = range_size(len(outputs), count)
+    count = min(threads or cores(), most_threads(len(outputs)))
+    work = _Pass(outputs, advance, scratch=scratch)
     with (
-        _opened(outputs, count, scratch=scratch) as (files, sealing),
+        _opened(outputs, count, work.complete, scratch=scratch) as work.files,
+        Sealing() as work.sealing,
         ThreadPoolExecutor(count) as pool,
     ):
-        work = _Pass(outputs, files, advance)
         try:
-            for path, (_, shard) in _shards(outputs).items():
-                files.outputs[path].write(memoryview(shard.header), 0)
+            for output in outputs:
+                work.begin(output)
+            at_once = range_size(len(outputs), count)
             futures = [pool.submit(work.do, item) for item in ranges(outputs, at_once)]
             for output in outputs:
                 work.make(output)
             for future in wait(futures, return_when=FIRST_EXCEPTION).done:
                 future.result()
-            sealing.wait()
+            work.sealing.wait()
         finally:
             work.stopped = True
 
@@ -90,21 +99,32 @@ def _shards(outputs: Sequence[Output]) -> dict[Path, tuple[Output, Shard]]:
 class _Pass:
     """What the threads of one pass share."""
 
-    def __init__(self, outputs: Sequence[Output], files: Files, advance: Advance) -> None:
+    files: Files
+    sealing: Sealing
+
+    def __init__(self, outputs: Sequence[Output], advance: Advance, *, scratch: bool) -> None:
         self.stopped = False
-        self._of = {path: output for path, (output, _) in _shards(outputs).items()}
-        self._files, self._advance = files, advance
+        self._of = _shards(outputs)
+        self._advance, self._scratch = advance, scratch
         self._telling, self._own = threading.Lock(), threading.local()
+
+    def begin(self, output: Output) -> None:
+        """Write what stands before the tensors."""
+        try:
+            for shard in output.shards:
+                self.files.outputs[output.folder / shard.name].write(memoryview(shard.header), 0)
+        except Exception as error:
+            self._give_up(output, error)
 
     def do(self, item: Range) -> None:
         """Copy or change one range, for the outputs that still go on."""
         if self.stopped:
             return
-        with self._files.chunks.at_work():
+        with self.files.chunks.at_work():
             if isinstance(item, Copied):
                 self._copy(item)
             else:
-                self._change([one for one in item if self._of[one.target].error is None])
+                self._change([one for one in item if self._of[one.target][0].error is None])
 
     def make(self, output: Output) -> None:
         """Have the tensors made that come from no file."""
@@ -122,19 +142,19 @@ class _Pass:
                 assert len(data) == tensor.bytes, key
                 if other:
                     output.changed.add(key)
-                with self._files.chunks.at_work():
-                    self._files.outputs[path].write(data, at)
+                with self.files.chunks.at_work():
+                    self.files.outputs[path].write(data, at)
                 self._told(len(data))
             assert not places, f"nothing made {next(iter(places))}"
         except Exception as error:
             self._give_up(output, error)
 
     def _copy(self, item: Copied) -> None:
-        output = self._of[item.target]
+        output, _ = self._of[item.target]
         if output.error is not None:
             return
         try:
-            _copy(item, self._files, self._told)
+            _copy(item, self.files, self._told)
         except Exception as error:
             self._give_up(output, error)
 
@@ -143,20 +163,34 @@ class _Pass:
             return
         wrong: Sequence[Exception | None]
         try:
-            wrong = change_rows(items, self._files, self._buffer, self._changed, self._told)
+            wrong = change_rows(items, self.files, self._buffer, self._changed, self._told)
         except Exception as error:
             wrong = [error] * len(items)
         for item, what in zip(items, wrong, strict=True):
             if what is not None:
-                self._give_up(self._of[item.target], what)
+                self._give_up(self._of[item.target][0], what)
 
     def _give_up(self, output: Output, error: Exception) -> None:
         output.error = error
         for shard in output.shards:
-            self._files.outputs[output.folder / shard.name].give_up()
+            self.files.outputs[output.folder / shard.name].give_up()
+
+    def complete(self, path: Path, digest: str) -> None:
+        """Have a file put on disk whose last bytes are written."""
+        self.sealing.begin(lambda: self._seal(path, digest))
+
+    def _seal(self, path: Path, digest: str) -> None:
+        output, shard = self._of[path]
+        file = self.files.outputs[path]
+        try:
+            (file.let_go if self._scratch else file.sync)()
+            keys = tuple(tensor.key for tensor, _ in shard.tensors if tensor.key in output.changed)
+            output.finished(Finished(shard.name, shard.size, digest, keys))
+        except Exception as error:
+            self._give_up(output, error)
 
     def _changed(self, item: ChangedRows) -> None:
-        self._of[item.target].changed.add(item.tensor.key)
+        self._of[item.target][0].changed.add(item.tensor.key)
 
     def _told(self, count: float) -> None:
         with self._telling:
@@ -172,9 +206,20 @@ class _Pass:
 
 @contextmanager
 def _opened(
-    outputs: Sequence[Output], threads: int, *, scratch: bool
-) -> Iterator[tuple[Files, Sealing]]:
+    outputs: Sequence[Output],
+    threads: int,
+    complete: Callable[[Path, str], None],
+    *,
+    scratch: bool,
+) -> Iterator[Files]:
     """The inputs, and the outputs in their full length."""
+    shards = _shards(outputs)
+    tensors = (tensor for _, shard in shards.values() for tensor, _ in shard.tensors)
+    bases = {tensor.base.file for tensor in tensors if tensor.base is not None}
+    wanted = len(bases) + 2 * len(shards) + OTHERS
+    room_for_both = may_be_open(wanted) >= wanted
+    count = len(outputs)
+    chunks = Chunks(chunk_size(count), threads * count + ahead(count) // chunk_size(count))
     with ExitStack() as stack:
 
         def opened(path: Path, mode: str) -> int:
@@ -188,27 +233,17 @@ def _opened(
             stack.callback(os.close, descriptor)
             return descriptor
 
-        shards = _shards(outputs)
-        tensors = (tensor for _, shard in shards.values() for tensor, _ in shard.tensors)
-        bases = {tensor.base.file for tensor in tensors if tensor.base is not None}
+        def output_file(path: Path, output: Output, shard: Shard) -> OutputFile:
+            descriptor = opened(path, "x+b")
+            os.truncate(descriptor, shard.size)
+            # What is made comes in an order of its own, and what is ahead of it is read again.
+            through_it = scratch or output.make is not None or not room_for_both
+            direct = None if through_it else past_the_cache(path)
+            return OutputFile(descriptor, direct, shard.size, chunks, partial(complete, path))
+
         inputs = {path: opened(path, "rb") for path in bases}
-        descriptors = {path: opened(path, "x+b") for path in shards}
-        for path, (_, shard) in shards.items():
-            (os.truncate if scratch else set_aside)(descriptors[path], shard.size)
-        direct = {path: None if scratch else past_the_cache(path) for path in shards}
-        size = chunk_size(len(outputs))
-        chunks = Chunks(size, threads * len(outputs) + ahead(len(outputs)) // size)
-        sealing = stack.enter_context(Sealing())
-
-        def written(path: Path, output: Output, shard: Shard) -> Written:
-            def complete(file: Written, digest: str) -> None:
-                seal = file.let_go if scratch else file.sync
-                sealing.begin(lambda: _seal(output, shard, seal, digest))
-
-            return Written(descriptors[path], direct[path], shard.size, chunks, complete)
-
-        outs = {path: written(path, *of) for path, of in shards.items()}
-        yield Files(inputs, outs, chunks, Shared(FACTORS_AT_ONCE)), sealing
+        files = {path: output_file(path, *of) for path, of in shards.items()}
+        yield Files(inputs, files, chunks, Shared(FACTORS_AT_ONCE))
 
 
 def _copy(item: Copied, files: Files, advance: Advance) -> None:
@@ -230,9 +265,3 @@ def _copy(item: Copied, files: Files, advance: Advance) -> None:
                 done += len(room)
                 advance(len(room))
             out.finish()
-
-
-def _seal(output: Output, shard: Shard, seal: Callable[[], None], digest: str) -> None:
-    seal()
-    keys = tuple(tensor.key for tensor, _ in shard.tensors if tensor.key in output.changed)
-    output.finished(Finished(shard.name, shard.size, digest, keys))

@@ -10,7 +10,10 @@ from pathlib import Path
 
 from pipeline.errors import InputError
 from pipeline.realise.stream.shared import Shared
-from pipeline.realise.stream.writing import Chunks, Written
+from pipeline.realise.stream.writing import Chunks, OutputFile
+
+OTHERS = 64
+"""Files that a process has open besides those of a stream."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,7 @@ class Files:
     """Descriptors of the inputs, the outputs, and what threads have in common."""
 
     inputs: Mapping[Path, int]
-    outputs: Mapping[Path, Written]
+    outputs: Mapping[Path, OutputFile]
     chunks: Chunks
     """Of memory, for all outputs."""
     shared: Shared

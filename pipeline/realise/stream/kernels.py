@@ -20,7 +20,7 @@ __all__ = ["BITS", "CHANGED", "NOT_FINITE", "ROWS", "Factors", "fold_rows", "pad
 
 @dataclass(frozen=True)
 class Factors:
-    """Of one delta, for some rows of one weight."""
+    """Of one delta."""
 
     a: NDArray[np.float32]
     """[rank, columns padded to a multiple of 64]."""

@@ -31,11 +31,6 @@ class Copied:
     at: int
     length: int
 
-    @property
-    def bytes(self) -> int:
-        """In the output."""
-        return self.length
-
 
 @dataclass(frozen=True)
 class ChangedRows:
@@ -58,11 +53,6 @@ class ChangedRows:
     @property
     def columns(self) -> int:
         return math.prod(self.tensor.form.shape[1:])
-
-    @property
-    def bytes(self) -> int:
-        """In the output."""
-        return self.count * self.row_bytes
 
     @property
     def row_bytes(self) -> int:

@@ -82,19 +82,20 @@ class Front:
 
     def give_up(self) -> None:
         """Hash no more, and give all buffers back."""
-        while self._ahead:
-            _, (_, kept) = self._ahead.popitem()
+        for at in list(self._ahead):
+            _, kept = self._ahead.pop(at, (0, None))
             if kept is not None:
                 self._give(kept[1])
 
     def _hash(self, length: int, kept: tuple[memoryview, memoryview] | None) -> None:
-        if kept is not None:
-            data, buffer = kept
-            self._digest.update(data)
-            self._give(buffer)
-        else:
+        if kept is None:
             self._read_again(length)
+            self._hashed += length
+            return
+        data, buffer = kept
+        self._digest.update(data)
         self._hashed += length
+        self._give(buffer)
 
     def _read_again(self, length: int) -> None:
         buffer = memoryview(bytearray(min(_AGAIN, length)))

@@ -14,10 +14,7 @@ from pipeline.blueprint import SavedDtype, State
 from pipeline.errors import MergelineError
 from pipeline.realise.stream import Stream, begin_stream
 from pipeline.realise.stream.engine import write_outputs
-from pipeline.realise.stream.files import may_be_open
-
-_OTHERS = 64
-"""Files that a process has open besides."""
+from pipeline.realise.stream.files import OTHERS, may_be_open
 
 if TYPE_CHECKING:
     from pipeline.manifest import StepRecord
@@ -71,7 +68,7 @@ def _passes(streams: Sequence[Stream]) -> Iterator[list[Stream]]:
     """As many together as may be open."""
     wanted = sum(map(_descriptors, streams))
     inputs = max((len(stream.inputs) for stream in streams), default=0)
-    room = most = may_be_open(wanted + inputs + _OTHERS) - inputs - _OTHERS
+    room = most = may_be_open(wanted + inputs + OTHERS) - inputs - OTHERS
     part: list[Stream] = []
     for stream in streams:
         takes = _descriptors(stream)

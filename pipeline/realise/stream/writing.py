@@ -14,7 +14,7 @@ import mmap
 import os
 import struct
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager
 from threading import Condition, Lock
 
 import numpy as np
@@ -25,8 +25,6 @@ PAGE = 4096
 """Bytes. What goes past the cache starts and ends at a multiple of it, in the file and in memory."""
 SMALL = 64 << 10
 """Fewer bytes are not worth a write of their own past the cache."""
-HELD = 8 << 20
-"""Bytes of that kind that are kept back before they are written, in one go."""
 _CLONE = 0x4020940D
 """The ioctl FICLONERANGE of Linux: both files share the blocks from then on, until one is changed."""
 
@@ -82,7 +80,7 @@ class Chunks:
         return self._out <= self._most
 
 
-class Written:
+class OutputFile:
     """One file that threads write in stretches."""
 
     def __init__(
@@ -91,20 +89,20 @@ class Written:
         direct: int | None,
         size: int,
         chunks: Chunks,
-        complete: Callable[[Written, str], None],
+        complete: Callable[[str], None],
     ) -> None:
-        """`direct` is a descriptor that goes past the cache, if there is one. `complete` is told the file and
-        its hash, once, by the thread that brings the last bytes."""
+        """`direct` is a descriptor that goes past the cache, if there is one. `complete` is told the hash of
+        the file, once, by the thread that brings the last bytes."""
         self.descriptor = descriptor
         self._direct = direct
-        # The kernel lets one thread at a time into the cache of a file; others would burn a core each.
-        self._turn = nullcontext() if direct is not None else Lock()
+        self._size = size
         self._chunks, self._complete = chunks, complete
-        self.front = Front(descriptor, size, chunks.give)
+        self._front = Front(descriptor, size, chunks.give)
+        # The kernel lets one thread at a time into the cache of a file; others would burn a core each.
+        self._turn, self._holding = Lock(), Lock()
         self._held: list[tuple[int, bytes]] = []
         self._held_bytes = 0
-        self._holding = Lock()
-        self._given_up = False
+        self._begun = self._given_up = False
 
     def stretch(self, at: int) -> Stretch:
         """To write from a byte on."""
@@ -116,51 +114,68 @@ class Written:
             out.put(data)
             out.finish()
 
+    def take(self, at: int) -> memoryview:
+        """A chunk for the bytes from `at` on."""
+        return self._chunks.take(lambda: self._direct is None or self._front.comes_next(at))
+
     def clone(self, source: int, start: int, at: int, length: int) -> bool:
         """Share blocks of another file, if the file systems can; all three are multiples of a page."""
-        try:
-            told = struct.pack("qQQQ", source, start, length, at)
-            fcntl.ioctl(self.descriptor, _CLONE, told)
-        except OSError:  # of many kinds; where it matters, writing the bytes meets it too
-            return False
-        self._tell(at, length, None)
+        with self._turn:
+            try:
+                told = struct.pack("qQQQ", source, start, length, at)
+                fcntl.ioctl(self.descriptor, _CLONE, told)
+            except OSError:  # of many kinds; where it matters, writing the bytes meets it too
+                return False
+            self._begun = True
+        self.wrote(at, length, None)
         return True
 
-    def chunk_full(self, chunk: memoryview, first: int, last: int, at: int) -> bool:
-        """Write what is filled of a chunk, and have it hashed. Returns whether the chunk is kept for that."""
-        if self._given_up:
-            return False
+    def write_chunk(self, chunk: memoryview, first: int, last: int, at: int) -> None:
+        """Write what is filled of a chunk, have it hashed, and give the chunk back by then."""
         data = chunk[first:last]
-        self._write(data, at)
-        keep = self.front.comes_next(at) or self._chunks.suffice
+        try:
+            if not self._given_up:
+                self._write(data, at)
+            # Through the cache, it is there to be read again.
+            keep = self._front.comes_next(at) or (self._direct is not None and self._chunks.suffice)
+            if not keep:
+                self.let_go()
+        except BaseException:
+            self._chunks.give(chunk)
+            raise
         if not keep:
-            self.let_go()  # it is read again
-        self._tell(at, len(data), (data, chunk) if keep else None)
-        return keep
+            self._chunks.give(chunk)
+        self.wrote(at, len(data), (data, chunk) if keep else None)
+
+    def wrote(self, at: int, length: int, kept: tuple[memoryview, memoryview] | None) -> None:
+        """Have bytes hashed that are written, or else given back."""
+        self._front.wrote(at, length, kept)
+        if self._given_up:
+            self._front.give_up()
+            return
+        digest = self._front.follow()
+        if digest is not None:
+            self._complete(digest)
 
     def give_up(self) -> None:
         """Write no more of it, and leave the memory to other files."""
         self._given_up = True
-        self.front.give_up()
+        self._front.give_up()
+        with self._holding:
+            self._held = []
 
     def sync(self) -> None:
         """Have all on disk."""
         self.let_go()
         os.fsync(self.descriptor)
 
-    def _tell(self, at: int, length: int, kept: tuple[memoryview, memoryview] | None) -> None:
-        self.front.wrote(at, length, kept)
-        if self._given_up:  # meanwhile
-            self.front.give_up()
-        digest = self.front.follow()
-        if digest is not None:
-            self._complete(self, digest)
-
     def _write(self, data: memoryview, at: int) -> None:
-        if self._direct is None:
+        direct = self._direct
+        if direct is None:
             with self._turn:
                 write_all(self.descriptor, data, at)
             return
+        self._begin()
         first = min(-at % PAGE, len(data))
         last = max(first, len(data) - (at + len(data)) % PAGE)
         if last - first < SMALL:
@@ -168,12 +183,19 @@ class Written:
         self._hold(data[:first], at)
         self._hold(data[last:], at + last)
         try:
-            write_all(self._direct, data[first:last], at + first)
+            write_all(direct, data[first:last], at + first)
         except OSError as error:
             if error.errno != errno.EINVAL:  # a file system that wants larger multiples, or none
                 raise
             self._direct = None
             write_all(self.descriptor, data[first:last], at + first)
+
+    def _begin(self) -> None:
+        """Set blocks aside before anything else is done to the file."""
+        with self._turn:
+            if not self._begun:
+                set_aside(self.descriptor, self._size)
+            self._begun = True
 
     def _hold(self, data: memoryview, at: int) -> None:
         """Keep a few bytes back: one write through the cache shuts out all that go past it."""
@@ -182,7 +204,7 @@ class Written:
         with self._holding:
             self._held.append((at, bytes(data)))
             self._held_bytes += len(data)
-            full = self._held_bytes >= HELD
+            full = self._held_bytes >= self._chunks.size
         if full:
             self.let_go()
 
@@ -197,7 +219,7 @@ class Written:
 class Stretch:
     """Bytes of a file that follow one another, written by one thread."""
 
-    def __init__(self, file: Written, at: int, chunks: Chunks) -> None:
+    def __init__(self, file: OutputFile, at: int, chunks: Chunks) -> None:
         self._file, self._chunks = file, chunks
         self._chunk: memoryview | None = None
         self._first = self._last = at % PAGE
@@ -207,8 +229,7 @@ class Stretch:
     def room(self) -> memoryview:
         """Memory for the next bytes, one at least; `filled` says how many are there."""
         if self._chunk is None:
-            at = self._base + self._last
-            self._chunk = self._chunks.take(lambda: self._file.front.comes_next(at))
+            self._chunk = self._file.take(self._base + self._last)
         return self._chunk[self._last :]
 
     def filled(self, count: int) -> None:
@@ -231,8 +252,8 @@ class Stretch:
         if self._chunk is None or self._first == self._last:
             return
         chunk, first, last = self._chunk, self._first, self._last
-        if self._file.chunk_full(chunk, first, last, self._base + first):
-            self._chunk = None
+        self._chunk = None
+        self._file.write_chunk(chunk, first, last, self._base + first)
         self._base += last // PAGE * PAGE
         self._first = self._last = last % PAGE
 
@@ -244,13 +265,14 @@ class Stretch:
 
 
 def set_aside(descriptor: int, size: int) -> None:
-    """Give a file its full length, and the blocks for it where the file system does that in one go.
+    """Have the disk give an empty file of that length its blocks, where the file system does that in one go.
 
     A disk that has too few is met where the bytes are written. Not `posix_fallocate`: where the file system
     cannot, that writes into every page.
     """
     fallocate = getattr(ctypes.CDLL(None), "fallocate", None)
-    if fallocate is None or fallocate(descriptor, 0, ctypes.c_int64(0), ctypes.c_int64(size)):
+    if fallocate and fallocate(descriptor, 0, ctypes.c_int64(0), ctypes.c_int64(size)):
+        os.truncate(descriptor, 0)  # some it may have given
         os.truncate(descriptor, size)
 
 

@@ -29,7 +29,7 @@ from pipeline.errors import InputError, MergeError
 from pipeline.realise.stream import engine, writing
 from pipeline.realise.stream.engine import write_shards
 from pipeline.realise.stream.stored import read_floats
-from pipeline.realise.stream.writing import PAGE, Written, write_all
+from pipeline.realise.stream.writing import PAGE, OutputFile, write_all
 
 RANDOM = np.random.default_rng(0)
 
@@ -126,17 +126,17 @@ def test_where_the_file_system_shares_pages_only_the_others_are_written(
     shared: list[int] = []
     written: list[int] = []
 
-    def share(file: Written, source: int, start: int, at: int, length: int) -> bool:
+    def share(file: OutputFile, source: int, start: int, at: int, length: int) -> bool:
         assert start % PAGE == at % PAGE == length % PAGE == 0
         shared.append(os.copy_file_range(source, file.descriptor, length, start, at))
-        file.front.wrote(at, length, None)
+        file.wrote(at, length, None)
         return True
 
     def count(descriptor: int, data: memoryview, at: int) -> None:
         written.append(len(data))
         write_all(descriptor, data, at)
 
-    monkeypatch.setattr(Written, "clone", share)
+    monkeypatch.setattr(OutputFile, "clone", share)
     monkeypatch.setattr(writing, "write_all", count)
     done = write(lay_out([Tensor(n, where) for n, where in base.items()], 10**9), tmp_path / "out")
     for name, value in values(tmp_path / "out").items():

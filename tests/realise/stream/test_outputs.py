@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,7 @@ from pipeline.realise.stream.output import Output
 from tests.realise.stream.test_engine import write
 from tests.realise.stream.test_rows import save
 
+ROOT = Path(__file__).parents[3]
 SHAPES = {"norm": (128,), "w": (300, 128), "v": (64, 128), "end": (40, 128)}
 
 
@@ -141,6 +145,39 @@ def test_what_goes_wrong_with_one_is_its_own(
     for n in (0, 3):
         write(outputs[n].shards, tmp_path / f"alone{n}")
         assert bits(tmp_path / f"out{n}") == bits(tmp_path / f"alone{n}")
+
+
+def test_what_goes_wrong_when_a_file_is_complete_is_its_outputs_own(
+    base: dict[str, Stored], tmp_path: Path, pieces: None
+) -> None:
+    def refuse(file: Finished) -> None:
+        raise OSError(28, "No space left on device")
+
+    told: list[Finished] = []
+    full = output(model(base, {}), tmp_path / "full", 5_000, finished=refuse)
+    good = output(model(base, {}), tmp_path / "good", 5_000, finished=told.append)
+    write_outputs([full, good], advance=lambda count: None)
+    assert "No space" in str(full.error)
+    assert good.error is None
+    assert len(told) == len(good.shards) > 1
+
+
+def test_where_few_files_may_be_open_each_is_open_once(tmp_path: Path) -> None:
+    """Through the cache only."""
+    code = """
+        import resource, sys
+        from pathlib import Path
+        import numpy as np
+        from tests.realise.stream.test_engine import Tensor, lay_out, save, write
+
+        resource.setrlimit(resource.RLIMIT_NOFILE, (190, 190))
+        folder = Path(sys.argv[1])
+        stored = save(folder / "base", {"w": np.ones(128, np.float32)})["w"]
+        tensors = [Tensor(f"{number:03}", stored) for number in range(100)]
+        assert len(write(lay_out(tensors, 1), folder / "out")) == 100
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path)]
+    subprocess.run(command, check=True, cwd=ROOT)
 
 
 def test_a_base_that_ends_too_early_is_wrong_for_all(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -60,6 +61,24 @@ def test_nothing_beyond_a_gap_is_hashed(tmp_path: Path) -> None:
         front.wrote(2, 2, None)
         assert front.follow() == blake3(b"abCDef").hexdigest()
         assert front.follow() is None
+
+
+def test_a_front_may_be_given_up_by_many_threads_at_once() -> None:
+    piece = memoryview(b"x"), memoryview(b"x")
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            for _ in range(50):
+                given: list[memoryview] = []
+                front = Front(0, 1 << 40, given.append)
+                for at in range(1, 1000):
+                    front.wrote(at, 1, piece)
+                for done in [pool.submit(front.give_up) for _ in range(4)]:
+                    done.result()
+                assert len(given) == 999
+    finally:
+        sys.setswitchinterval(before)
 
 
 def test_what_goes_wrong_when_a_file_is_sealed_is_raised() -> None:

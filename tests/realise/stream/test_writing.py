@@ -15,7 +15,7 @@ import pytest
 from blake3 import blake3
 
 from pipeline.realise.stream import writing
-from pipeline.realise.stream.writing import PAGE, Chunks, Written, set_aside
+from pipeline.realise.stream.writing import PAGE, Chunks, OutputFile, set_aside
 
 DATA = os.urandom(150 * PAGE + 777)
 
@@ -23,10 +23,9 @@ DATA = os.urandom(150 * PAGE + 777)
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writing, "SMALL", PAGE)
-    monkeypatch.setattr(writing, "HELD", 2 * PAGE)
 
 
-Open = Callable[..., Written]
+Open = Callable[..., OutputFile]
 
 
 @pytest.fixture
@@ -34,7 +33,7 @@ def new(tmp_path: Path) -> Iterator[Open]:
     """Makes the file `x` of the size of DATA; `told` gets its hash."""
     descriptors: list[int] = []
 
-    def make(told: list[str], direct: bool, chunks: Chunks) -> Written:
+    def make(told: list[str], direct: bool, chunks: Chunks) -> OutputFile:
         path = tmp_path / "x"
         descriptors.append(file := os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL))
         os.truncate(path, len(DATA))
@@ -44,7 +43,7 @@ def new(tmp_path: Path) -> Iterator[Open]:
                 descriptors.append(past := os.open(path, os.O_WRONLY | os.O_DIRECT))
             except OSError:
                 pytest.skip("the file system of the tests' folder cannot write past its cache")
-        return Written(file, past, len(DATA), chunks, lambda file, digest: told.append(digest))
+        return OutputFile(file, past, len(DATA), chunks, told.append)
 
     yield make
     for descriptor in descriptors:
@@ -56,7 +55,7 @@ def stretches(count: int) -> list[tuple[int, int]]:
     return list(zip([0, *cuts], [*cuts, len(DATA)], strict=True))
 
 
-def write(file: Written, chunks: Chunks, first: int, end: int) -> None:
+def write(file: OutputFile, chunks: Chunks, first: int, end: int) -> None:
     """Half from memory that is elsewhere, half filled in place."""
     middle = (first + end) // 2
     with chunks.at_work(), closing(file.stretch(first)) as out:
@@ -132,10 +131,36 @@ def test_a_file_that_is_given_up_leaves_its_memory_to_others(
 
 def test_a_file_has_its_length_at_once_and_its_blocks_where_that_can_be(tmp_path: Path) -> None:
     with open(tmp_path / "y", "x+b", buffering=0) as file:
+        os.truncate(file.fileno(), 100 * PAGE + 1)
         set_aside(file.fileno(), 100 * PAGE + 1)
         assert file.read() == bytes(100 * PAGE + 1)
     with open("/dev/null", "r+b", buffering=0) as nothing, pytest.raises(OSError, match="Invalid"):
         set_aside(nothing.fileno(), PAGE)  # neither way
+
+
+def test_a_buffer_is_given_back_once_though_its_file_cannot_be_read_again(
+    new: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twice, and two threads would fill it, each for a file of its own."""
+    chunks, given = Chunks(PAGE, 5), list[int]()
+    real = chunks.give
+
+    def give(chunk: memoryview) -> None:
+        given.append(id(chunk))
+        real(chunk)
+
+    monkeypatch.setattr(chunks, "give", give)
+    file = new([], False, chunks)
+    file.wrote(PAGE, PAGE, None)
+
+    def broken(*_: Any) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "preadv", broken)
+    with pytest.raises(OSError, match="Input/output"):
+        file.write(memoryview(DATA)[:PAGE], 0)
+    file.give_up()
+    assert len(given) == len(set(given)) == 1
 
 
 def test_a_file_system_that_refuses_the_multiples_is_written_through_its_cache(
