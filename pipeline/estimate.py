@@ -71,7 +71,7 @@ def pass_bytes(outputs: Sequence[Sequence[Tensor]]) -> int:
     count = len(outputs)
     threads = min(cores(), most_threads(count))
     own = 2 * BLOCK + count * chunk_size(count) + factors
-    held = 2 * count * chunk_size(count)  # edges, of two files of each
+    held = count * chunk_size(count) // 2  # edges, of two files of each
     return _SHARED + ahead(count) + held + threads * own + scales
 
 

@@ -18,14 +18,14 @@ quantized weights; those of one tensor of one output at least."""
 def chunk_size(outputs: int) -> int:
     """Bytes that a thread writes at a time to each of so many outputs: whole pages."""
     size = CHUNK
-    while size > LEAST_CHUNK and size * outputs > 32 << 20:
+    while size > LEAST_CHUNK and size * outputs > 16 << 20:
         size //= 2
     return size
 
 
 def ahead(outputs: int) -> int:
     """Bytes of all outputs that are written, and kept until those before them are: hashes go in order."""
-    return _AHEAD * min(outputs, 4)
+    return _AHEAD * min(outputs, 2)
 
 
 def most_threads(outputs: int) -> int:

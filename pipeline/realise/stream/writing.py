@@ -204,7 +204,7 @@ class OutputFile:
         with self._holding:
             self._held.append((at, bytes(data)))
             self._held_bytes += len(data)
-            full = self._held_bytes >= self._chunks.size
+            full = self._held_bytes >= self._chunks.size // 4
         if full:
             self.let_go()
 
